@@ -1,0 +1,388 @@
+//! One value with all faces, and the verbs that join two of them: row first, then the queue.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    backend::{
+        Blobs, Broker, ClaimRequest, Delivery, DueRing, Log, OutgoingMessage, Result, Schedules, Settlement,
+        StoreError, Submission, Submitted, Tasks, Window, WonRow, Workers,
+    },
+    envelope::{DecodeError, Envelope},
+    ids::{FencingToken, MessageId, QueueName, ReceiptHandle, TaskId, TaskName, WorkerId},
+    limits::UNKNOWN_TASK_PATIENCE,
+    outcome::{Failure, Outcome},
+    row::{AckMode, ClaimTerms, Disposition, Settled},
+    time::Timestamp,
+};
+
+/// How a queue's tasks are claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimPolicy {
+    /// The queue.
+    pub queue: QueueName,
+    /// When the message is deleted.
+    pub ack: AckMode,
+    /// How long a lease lasts; in mode `message` the message is hidden as long.
+    pub lease: Duration,
+    /// Attempts in all.
+    pub max_attempts: u32,
+    /// Bodies that are no envelopes become a task of this name.
+    pub raw_task: Option<TaskName>,
+    /// Tasks of this queue that became available at or before this are cancelled.
+    pub purged_before: Option<Timestamp>,
+    /// How long a settled record is kept: succeeded or cancelled, failed.
+    pub keep: (Duration, Duration),
+}
+
+impl ClaimPolicy {
+    /// The terms of one worker's claims.
+    #[must_use]
+    pub const fn terms<'a>(&self, worker: &'a WorkerId) -> ClaimTerms<'a> {
+        ClaimTerms {
+            worker,
+            lease: self.lease,
+            ack: self.ack,
+            max_attempts: self.max_attempts,
+            purged_before: self.purged_before,
+        }
+    }
+}
+
+/// Receives and claims.
+#[derive(Clone, Copy, Debug)]
+pub struct Take<'a> {
+    /// The queue, and how to claim.
+    pub policy: &'a ClaimPolicy,
+    /// Who takes.
+    pub worker: &'a WorkerId,
+    /// At most this many.
+    pub max: usize,
+    /// Waits so long for the first.
+    pub wait: Duration,
+}
+
+/// A task that was won: all that the holder needs.
+#[derive(Clone, Debug)]
+pub struct Won {
+    /// The task.
+    pub id: TaskId,
+    /// Its kind.
+    pub task: TaskName,
+    /// The full envelope as JSON.
+    pub spec: String,
+    /// The message that led to it.
+    pub message: MessageId,
+    /// How to extend and delete that message; `None` where the claim deleted it.
+    pub receipt: Option<ReceiptHandle>,
+    /// How often that message was received.
+    pub receive_count: u32,
+    /// When that message was sent.
+    pub sent: Timestamp,
+    /// When that message was first received.
+    pub first_received: Timestamp,
+    /// The row as won.
+    pub row: WonRow,
+}
+
+/// What a take brought.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// Won tasks.
+    pub won: Vec<Won>,
+    /// Deliveries that led to nothing: held, early, settled.
+    pub idle: usize,
+    /// Messages that could not be read; they are buried.
+    pub poisoned: usize,
+}
+
+/// Settles and puts the queue's side in order.
+#[derive(Clone, Debug)]
+pub struct Finish {
+    /// The queue.
+    pub queue: QueueName,
+    /// The settlement.
+    pub settlement: Settlement,
+    /// The message, in mode `message`.
+    pub receipt: Option<ReceiptHandle>,
+    /// What remains of the longest time that the broker can hide that message.
+    pub hideable: Duration,
+}
+
+/// What a purge took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Purged {
+    /// Tasks or messages.
+    pub count: u64,
+    /// False where the broker counts about.
+    pub exact: bool,
+}
+
+/// A backend: one value with all faces.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// Its queues.
+    fn broker(&self) -> &dyn Broker;
+    /// Its rows.
+    fn tasks(&self) -> &dyn Tasks;
+    /// Its blobs.
+    fn blobs(&self) -> &dyn Blobs;
+    /// Its schedules.
+    fn schedules(&self) -> &dyn Schedules;
+    /// Its workers.
+    fn workers(&self) -> &dyn Workers;
+
+    /// Accepts tasks: row, then message. Returns after the backend has them. The same id again is
+    /// harmless: where the first call may have died between the two, it rings again. `now` is the
+    /// caller's wall clock, which delays are counted from.
+    ///
+    /// # Errors
+    ///
+    /// Per item: `KeyReused`, `Invalid`, or the backend cannot be reached (then the task may or may not
+    /// be in; the same call again settles it).
+    async fn submit(&self, submissions: &[Submission], now: Timestamp) -> Vec<Result<Submitted>> {
+        let limits = self.broker().limits();
+        let mut answers = self.tasks().submit(submissions).await;
+        let mut sends: BTreeMap<&QueueName, Vec<(usize, OutgoingMessage)>> = BTreeMap::new();
+        for (index, (submission, answer)) in submissions.iter().zip(&answers).enumerate() {
+            let rings = match answer {
+                Ok(Submitted::New) => true,
+                // Accepted earlier, perhaps by a call that died before it sent.
+                Ok(Submitted::Exists(state)) => !state.is_settled(),
+                Ok(Submitted::Keyed(_)) | Err(_) => false,
+            };
+            let delay = submission.not_before.map_or(Duration::ZERO, |at| at.since(now));
+            if rings && delay <= limits.delay_max {
+                let message = OutgoingMessage { body: submission.spec.clone(), delay, ..OutgoingMessage::default() };
+                sends.entry(&submission.queue).or_default().push((index, message));
+            }
+        }
+        for (queue, batch) in sends {
+            let (indexes, messages): (Vec<usize>, Vec<OutgoingMessage>) = batch.into_iter().unzip();
+            for (index, sent) in indexes.into_iter().zip(self.broker().send(queue, &messages).await) {
+                if let Err(error) = sent {
+                    answers[index] = Err(error);
+                }
+            }
+        }
+        answers
+    }
+
+    /// Receives, claims, and puts back or deletes what was not won.
+    ///
+    /// # Errors
+    ///
+    /// The backend cannot be reached; what was received comes back by itself.
+    async fn take(&self, take: Take<'_>) -> Result<Taken> {
+        let Take { policy, worker, max, wait } = take;
+        let broker = self.broker();
+        let max = max.min(broker.limits().batch_max);
+        let deliveries = broker.receive(&policy.queue, max, policy.lease, wait).await?;
+        let mut taken = Taken::default();
+        let mut readable: Vec<(Delivery, Envelope)> = Vec::with_capacity(deliveries.len());
+        let mut deletes = Vec::new();
+        let mut releases = Vec::new();
+        let mut poison = Vec::new();
+        for delivery in deliveries {
+            match Envelope::decode(&delivery.body, &delivery.message, policy.raw_task.as_ref()) {
+                Ok(envelope) => readable.push((delivery, envelope)),
+                Err(error) => match backoff_for_newer(&error, &delivery) {
+                    Some(delay) => releases.push((delivery.receipt, delay)),
+                    None => poison.push((delivery, error)),
+                },
+            }
+        }
+        taken.poisoned = poison.len();
+        let buried: Vec<(TaskId, String, Failure)> =
+            poison.iter().map(|(d, e)| (TaskId::of_message(&d.message), d.body.clone(), poison_failure(e))).collect();
+        let buried = self.tasks().bury_poison(&policy.queue, &buried).await;
+        deletes.extend(poison.into_iter().zip(buried).filter(|(_, b)| b.is_ok()).map(|((d, _), _)| d.receipt));
+        let requests: Vec<ClaimRequest<'_>> = readable
+            .iter()
+            .map(|(delivery, envelope)| ClaimRequest {
+                submission: Submission::new(envelope, policy.queue.clone(), Window::DEFAULT),
+                sent: delivery.sent,
+                terms: policy.terms(worker),
+            })
+            .collect();
+        let answers = self.tasks().claim(&requests).await;
+        let specs: Vec<Submission> = requests.into_iter().map(|request| request.submission).collect();
+        for (((delivery, envelope), answer), submission) in readable.into_iter().zip(answers).zip(specs) {
+            // A claim whose answer never came stays hidden until its visibility ends.
+            let Ok(answer) = answer else { continue };
+            let disposition = answer.claim.disposition(policy.ack, answer.now, broker.limits().visibility_max);
+            let kept = disposition == Disposition::Keep;
+            match disposition {
+                Disposition::Delete => deletes.push(delivery.receipt.clone()),
+                Disposition::Hide(time) => releases.push((delivery.receipt.clone(), time)),
+                Disposition::Keep => {}
+            }
+            match answer.won {
+                Some(row) => taken.won.push(Won {
+                    id: envelope.id,
+                    task: envelope.task,
+                    spec: submission.spec,
+                    message: delivery.message,
+                    receipt: kept.then_some(delivery.receipt),
+                    receive_count: delivery.receive_count,
+                    sent: delivery.sent,
+                    first_received: delivery.first_received,
+                    row,
+                }),
+                None => taken.idle += 1,
+            }
+        }
+        // Neither needs an answer: a message that is not deleted or released comes back and is answered
+        // Held, NotYet or Settled.
+        if !deletes.is_empty() {
+            broker.delete(&policy.queue, &deletes).await;
+        }
+        if !releases.is_empty() {
+            broker.release(&policy.queue, &releases).await;
+        }
+        Ok(taken)
+    }
+
+    /// Settles, then deletes, releases or sends, as the row's ack mode wants.
+    ///
+    /// # Errors
+    ///
+    /// Per item, as [`Tasks::settle`]. A refused settlement leaves the queue alone.
+    async fn finish(&self, finishes: &[Finish]) -> Vec<Result<Settled>> {
+        let settlements: Vec<Settlement> = finishes.iter().map(|finish| finish.settlement.clone()).collect();
+        let answers = self.tasks().settle(&settlements).await;
+        let mut rung: Vec<(TaskId, FencingToken)> = Vec::new();
+        for (finish, answer) in finishes.iter().zip(&answers) {
+            let Ok(settled) = answer else { continue };
+            let queue = &finish.queue;
+            match (&finish.receipt, settled.again_in) {
+                (Some(receipt), None) => {
+                    self.broker().delete(queue, std::slice::from_ref(receipt)).await;
+                }
+                (Some(receipt), Some(delay)) => {
+                    let hidden = delay.min(finish.hideable);
+                    let answer = self.broker().release(queue, &[(receipt.clone(), hidden)]).await;
+                    if answer.iter().all(Result::is_ok) {
+                        rung.push((finish.settlement.id, settled.fence));
+                    }
+                }
+                // Mode `lease`: the message is gone. What is due soon is rung now; the sweep rings the
+                // rest when it is due, and this one too if the send fails.
+                (None, Some(delay)) if delay <= self.broker().limits().delay_max => {
+                    if self.ring_one(queue, finish.settlement.id, delay).await.is_ok() {
+                        rung.push((finish.settlement.id, settled.fence));
+                    }
+                }
+                (None, _) => {}
+            }
+        }
+        if !rung.is_empty() {
+            self.tasks().rung(&rung).await;
+        }
+        answers
+    }
+
+    /// Sends the doorbell of one row, whose spec is read first.
+    ///
+    /// # Errors
+    ///
+    /// The backend cannot be reached, or the row has gone.
+    async fn ring_one(&self, queue: &QueueName, id: TaskId, delay: Duration) -> Result<()> {
+        let detail = self.tasks().read(&[id]).await?.pop().flatten();
+        let spec = detail.and_then(|detail| detail.spec).ok_or(StoreError::NoTask(id))?;
+        let message = OutgoingMessage { body: spec.encode(), delay, ..OutgoingMessage::default() };
+        self.broker().send(queue, &[message]).await.into_iter().try_for_each(|sent| sent.map(drop))
+    }
+
+    /// Sends the doorbells of due rows, then notes them as rung. `now` is the caller's wall clock.
+    ///
+    /// # Errors
+    ///
+    /// Per item: the backend cannot be reached; the sweep tries again.
+    async fn ring(&self, rings: &[DueRing], now: Timestamp) -> Vec<Result<()>> {
+        let mut answers = Vec::with_capacity(rings.len());
+        for ring in rings {
+            let delay =
+                ring.not_before.map_or(Duration::ZERO, |at| at.since(now)).min(self.broker().limits().delay_max);
+            let message = OutgoingMessage { body: ring.spec.clone(), delay, ..OutgoingMessage::default() };
+            let sent = self.broker().send(&ring.queue, &[message]).await;
+            let answer = match sent.into_iter().find_map(Result::err) {
+                Some(error) => Err(error),
+                None => self.tasks().rung(&[(ring.id, ring.fence)]).await.into_iter().collect(),
+            };
+            answers.push(answer);
+        }
+        answers
+    }
+
+    /// Brings failed tasks back and rings them.
+    ///
+    /// # Errors
+    ///
+    /// Per item, as [`Tasks::redrive`].
+    async fn redrive(&self, ids: &[TaskId]) -> Vec<Result<Settled>> {
+        let answers = self.tasks().redrive(ids).await;
+        for (id, answer) in ids.iter().zip(&answers) {
+            let Ok(settled) = answer else { continue };
+            let Ok(found) = self.tasks().read(&[*id]).await else { continue };
+            let Some(detail) = found.into_iter().flatten().next() else { continue };
+            // Not rung: the sweep does it.
+            if self.ring_one(&detail.record.queue, *id, Duration::ZERO).await.is_ok() {
+                self.tasks().rung(&[(*id, settled.fence)]).await;
+            }
+        }
+        answers
+    }
+
+    /// Cancels every waiting task of a queue and removes its messages. Running ones are untouched.
+    ///
+    /// # Errors
+    ///
+    /// The backend cannot be reached; what was marked is cancelled at claim or by the sweep.
+    async fn purge(&self, queue: &QueueName) -> Result<Purged> {
+        const STEP: usize = 1000;
+        self.tasks().mark_purged(queue).await?;
+        let messages = self.broker().purge(queue).await?;
+        let mut tasks = 0;
+        loop {
+            let step = self.tasks().cancel_purged(queue, STEP).await?;
+            tasks += step;
+            if step < STEP as u64 {
+                break;
+            }
+        }
+        Ok(Purged { count: tasks.max(messages), exact: false })
+    }
+}
+
+/// When a body that cannot be read is tried again; `None` buries it.
+#[must_use]
+pub fn backoff_for_newer(error: &DecodeError, delivery: &Delivery) -> Option<Duration> {
+    let DecodeError::Newer(_) = error else { return None };
+    // A newer worker may be on its way: back off as 5, 10, 20 s … until the patience is spent.
+    let waited: u64 = (0..delivery.receive_count.saturating_sub(1)).map(backoff_seconds).sum();
+    let next = Duration::from_secs(backoff_seconds(delivery.receive_count.saturating_sub(1)));
+    (Duration::from_secs(waited) + next <= UNKNOWN_TASK_PATIENCE).then_some(next)
+}
+
+fn backoff_seconds(round: u32) -> u64 {
+    5 << round.min(7)
+}
+
+/// Why a body that cannot be read is buried.
+#[must_use]
+pub fn poison_failure(error: &DecodeError) -> Failure {
+    let kind = match error {
+        DecodeError::Newer(_) => Failure::NEWER_ENVELOPE,
+        DecodeError::Malformed(_) | DecodeError::Celery => Failure::POISON,
+    };
+    Failure::new(kind, error.to_string())
+}
+
+/// What became of an attempt's output that came too late.
+#[must_use]
+pub fn too_late(outcome: &Outcome, log: &Log) -> Log {
+    let note = format!("[settled too late as {}: a newer holder or the reaper was first]\n", outcome.word());
+    Log { text: note + &log.text, dropped: log.dropped }
+}

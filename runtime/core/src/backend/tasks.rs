@@ -1,0 +1,550 @@
+//! The rows: one record per task, changed by the protocol's verbs alone.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    backend::Result,
+    envelope::{BlobRef, Envelope},
+    ids::{FencingToken, QueueName, TaskId, TaskName, WorkerId},
+    outcome::{Failure, Outcome, Output},
+    row::{Claim, ClaimTerms, Renewed, Settled, State},
+    time::{LeaseTime, Timestamp},
+};
+
+/// For how long a second task with the same idempotency key is the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Window {
+    /// For this long from the first enqueue.
+    For(Duration),
+    /// Until the first task is settled.
+    UntilSettled,
+}
+
+impl Window {
+    /// The window where the producer names none.
+    pub const DEFAULT: Self = Self::For(Duration::from_secs(24 * 60 * 60));
+}
+
+/// An idempotency key, scoped to application and task name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The key.
+    pub key: String,
+    /// SHA-256 of the arguments: the same key with other arguments is a mistake.
+    pub args_sha256: [u8; 32],
+    /// How long it is remembered.
+    pub window: Window,
+}
+
+/// A task to be accepted: what the store needs to know, and the whole envelope as text.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// The task.
+    pub id: TaskId,
+    /// Its kind.
+    pub task: TaskName,
+    /// Its queue.
+    pub queue: QueueName,
+    /// The full envelope as JSON.
+    pub spec: String,
+    /// Not claimed before this.
+    pub not_before: Option<Timestamp>,
+    /// Not started after this.
+    pub expires: Option<Timestamp>,
+    /// What the envelope asks for.
+    pub max_attempts: Option<u32>,
+    /// Makes a second one the first.
+    pub key: Option<IdempotencyKey>,
+}
+
+impl Submission {
+    /// What the store needs of an envelope on a queue. `window` applies if the envelope has a key.
+    #[must_use]
+    pub fn new(envelope: &Envelope, queue: QueueName, window: Window) -> Self {
+        use sha2::Digest as _;
+        let hashed = envelope.blob.as_ref().map_or(envelope.args.get(), |blob| blob.sha256.as_str());
+        let key = envelope.idempotency_key.as_ref().map(|key| IdempotencyKey {
+            key: key.clone(),
+            args_sha256: sha2::Sha256::digest(hashed.as_bytes()).into(),
+            window,
+        });
+        Self {
+            id: envelope.id,
+            task: envelope.task.clone(),
+            queue,
+            spec: envelope.encode(),
+            not_before: envelope.not_before,
+            expires: envelope.expires,
+            max_attempts: envelope.max_attempts,
+            key,
+        }
+    }
+}
+
+/// What became of a submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Submitted {
+    /// Accepted.
+    New,
+    /// A task with this id exists already; nothing was changed.
+    Exists(State),
+    /// The idempotency key belongs to this task with the same arguments; nothing was changed.
+    Keyed(TaskId),
+}
+
+/// A claim, and what to put where the task has no row yet.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest<'a> {
+    /// The task as its message describes it.
+    pub submission: Submission,
+    /// When the message was sent: the `queued_at` of a row that is put now.
+    pub sent: Timestamp,
+    /// Who claims, and how.
+    pub terms: ClaimTerms<'a>,
+}
+
+/// A claim's answer.
+#[derive(Clone, Debug)]
+pub struct ClaimAnswer {
+    /// What it came to.
+    pub claim: Claim,
+    /// The store's wall clock at the claim.
+    pub now: Timestamp,
+    /// Present if it was won.
+    pub won: Option<WonRow>,
+}
+
+/// What the holder must know of a row it has won.
+#[derive(Clone, Debug)]
+pub struct WonRow {
+    /// Its token.
+    pub fence: FencingToken,
+    /// This attempt, from 1.
+    pub attempt: u32,
+    /// Attempts in all.
+    pub max_attempts: u32,
+    /// To run in an invocation of its own.
+    pub alone: bool,
+    /// When it became available.
+    pub queued_at: Timestamp,
+    /// When it was claimed: now.
+    pub started: Timestamp,
+    /// What an earlier attempt left.
+    pub checkpoint: Option<BlobRef>,
+}
+
+/// What a function printed during an attempt: a bounded piece.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// Standard output and error, as they came.
+    pub text: String,
+    /// Bytes that were left out.
+    pub dropped: u64,
+}
+
+impl Log {
+    /// True if nothing was printed.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.dropped == 0
+    }
+}
+
+/// How far a task has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done.
+    pub done: u64,
+    /// Steps in all.
+    pub total: u64,
+    /// What it does now, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Keeps a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The task.
+    pub id: TaskId,
+    /// The holder's token.
+    pub fence: FencingToken,
+}
+
+/// Tells something about a running attempt.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The task.
+    pub id: TaskId,
+    /// The holder's token.
+    pub fence: FencingToken,
+    /// How far it has come.
+    pub progress: Option<Progress>,
+    /// What to resume from.
+    pub checkpoint: Option<BlobRef>,
+    /// What it has printed so far.
+    pub log: Option<Log>,
+}
+
+/// Records what an attempt came to.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// The task.
+    pub id: TaskId,
+    /// The holder's token.
+    pub fence: FencingToken,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// What the function printed.
+    pub log: Log,
+    /// How long a settled task's record is kept. By outcome: succeeded or cancelled, failed.
+    pub keep: (Duration, Duration),
+}
+
+/// A running row whose lease has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueLease {
+    /// The task.
+    pub id: TaskId,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Its token.
+    pub fence: FencingToken,
+    /// When its lease ended.
+    pub until: LeaseTime,
+    /// How long the lease was.
+    pub lease: Duration,
+}
+
+/// A row whose doorbell must ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueRing {
+    /// The task.
+    pub id: TaskId,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Its token.
+    pub fence: FencingToken,
+    /// Not before this.
+    pub not_before: Option<Timestamp>,
+    /// The message body.
+    pub spec: String,
+}
+
+/// Which tasks to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this queue.
+    pub queue: Option<QueueName>,
+    /// In this state.
+    pub state: Option<State>,
+    /// Of this kind.
+    pub task: Option<TaskName>,
+    /// Accepted at or after this.
+    pub since: Option<Timestamp>,
+    /// At most this many a page; the backend may give fewer.
+    pub limit: usize,
+    /// After this place.
+    pub cursor: Option<Cursor>,
+}
+
+/// A place in a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cursor(pub String);
+
+/// A part of a listing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// The newest first.
+    pub items: Vec<T>,
+    /// Where the next page begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Cursor>,
+}
+
+/// A task as the store shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// The task.
+    pub id: TaskId,
+    /// Its kind.
+    pub task: TaskName,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Where it stands.
+    pub state: State,
+    /// Attempts begun and not given back.
+    pub attempt: u32,
+    /// Attempts in all, once a claim has fixed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    /// When the store accepted it.
+    pub submitted: Timestamp,
+    /// When it last became available.
+    pub queued_at: Timestamp,
+    /// Not before this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// Not after this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// When its latest attempt began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    /// When it was settled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settled: Option<Timestamp>,
+    /// Who holds it, or held it last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerId>,
+    /// How far it has come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Somebody asked for it to be stopped.
+    pub cancel_asked: bool,
+    /// How often it was redriven.
+    pub redriven: u32,
+    /// How often it was interrupted.
+    pub interruptions: u32,
+    /// How often it snoozed.
+    pub snoozes: u32,
+    /// Why it failed, last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// What it gave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<Output>,
+    /// What the next attempt resumes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<BlobRef>,
+}
+
+/// One attempt of a task's history.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AttemptRecord {
+    /// Its number, from 1; interrupted and snoozed ones share theirs with the next.
+    pub attempt: u32,
+    /// Its token.
+    pub fence: FencingToken,
+    /// Who held it.
+    pub worker: WorkerId,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it was settled, or when the reaper took it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// What it came to: an outcome's word, `lost` for a reaped one, none while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// What the function printed.
+    #[serde(default, skip_serializing_if = "Log::is_empty")]
+    pub log: Log,
+}
+
+/// Everything the store knows about a task.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskDetail {
+    /// The row.
+    #[serde(flatten)]
+    pub record: TaskRecord,
+    /// The envelope; absent once the record's time to be kept has passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spec: Option<Envelope>,
+    /// The attempts, oldest first.
+    pub attempts: Vec<AttemptRecord>,
+}
+
+/// How many tasks of a queue are in a state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateCount {
+    /// The queue.
+    pub queue: QueueName,
+    /// The state.
+    pub state: State,
+    /// How many.
+    pub count: u64,
+    /// When the oldest of them was accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Timestamp>,
+}
+
+/// What the store keeps about a queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueRow {
+    /// The queue.
+    pub queue: QueueName,
+    /// No agent receives from it.
+    pub paused: bool,
+    /// Tasks that became available at or before this and do not run are cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purged_before: Option<Timestamp>,
+}
+
+/// The rows.
+#[async_trait]
+pub trait Tasks: Send + Sync {
+    /// Puts rows where none are. Does not send: see [`crate::backend::Backend::submit`].
+    ///
+    /// # Errors
+    ///
+    /// Per item: `KeyReused`, `Invalid`.
+    async fn submit(&self, submissions: &[Submission]) -> Vec<Result<Submitted>>;
+
+    /// Tries to win tasks; puts the row of a message that has none.
+    ///
+    /// # Errors
+    ///
+    /// Per item: the store cannot be reached.
+    async fn claim(&self, requests: &[ClaimRequest<'_>]) -> Vec<Result<ClaimAnswer>>;
+
+    /// Keeps leases for their full length from now.
+    ///
+    /// # Errors
+    ///
+    /// Per item: the store cannot be reached; the lease may still be kept.
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<Renewed>>;
+
+    /// Records progress, checkpoints and output of running attempts.
+    ///
+    /// # Errors
+    ///
+    /// Per item: `Refused` where a newer holder exists.
+    async fn report(&self, reports: &[Report]) -> Vec<Result<()>>;
+
+    /// Records outcomes. Does not touch the queue: see [`crate::backend::Backend::finish`].
+    ///
+    /// # Errors
+    ///
+    /// Per item: `Refused` where a newer holder exists; what it gave is then noted in the history.
+    async fn settle(&self, settlements: &[Settlement]) -> Vec<Result<Settled>>;
+
+    /// Puts a failed row for a message that cannot be read, under its message id. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// Per item: the store cannot be reached.
+    async fn bury_poison(&self, queue: &QueueName, poison: &[(TaskId, String, Failure)]) -> Vec<Result<()>>;
+
+    /// Reads tasks with their history; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn read(&self, ids: &[TaskId]) -> Result<Vec<Option<TaskDetail>>>;
+
+    /// Lists tasks, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached, or the cursor is not one of its own.
+    async fn list(&self, filter: &Filter) -> Result<Page<TaskRecord>>;
+
+    /// Counts tasks by queue and state, without reading them.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn count(&self) -> Result<Vec<StateCount>>;
+
+    /// Returns each task's state once one of them is settled, or after `wait`.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn wait_settled(&self, ids: &[TaskId], wait: Duration) -> Result<Vec<Option<State>>>;
+
+    /// Running rows whose lease has ended, the longest ended first.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn due_leases(&self, limit: usize) -> Result<Vec<DueLease>>;
+
+    /// Brings back, or buries, what the reaper names, if it is still as seen.
+    ///
+    /// # Errors
+    ///
+    /// Per item: `Refused` where it has changed.
+    async fn reap(&self, leases: &[DueLease]) -> Vec<Result<Settled>>;
+
+    /// Rows whose doorbell must ring now.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn due_rings(&self, limit: usize) -> Result<Vec<DueRing>>;
+
+    /// Notes that doorbells have been rung.
+    ///
+    /// # Errors
+    ///
+    /// Per item: the store cannot be reached; it will be rung once more.
+    async fn rung(&self, rings: &[(TaskId, FencingToken)]) -> Vec<Result<()>>;
+
+    /// Marks up to `limit` rung rows of a queue that has stood empty as unrung. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn doorbells_lost(&self, queue: &QueueName, limit: usize) -> Result<u64>;
+
+    /// Cancels tasks, or asks their holders to. Returns each one's state afterwards.
+    ///
+    /// # Errors
+    ///
+    /// Per item: `NoTask`, or `Refused` where it is settled.
+    async fn cancel(&self, ids: &[TaskId]) -> Vec<Result<State>>;
+
+    /// Brings failed tasks back. Does not send: see [`crate::backend::Backend::redrive`].
+    ///
+    /// # Errors
+    ///
+    /// Per item: `NoTask`, or `Refused` where it is not failed.
+    async fn redrive(&self, ids: &[TaskId]) -> Vec<Result<Settled>>;
+
+    /// What is kept about queues; those never mentioned have no row.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn queues(&self) -> Result<Vec<QueueRow>>;
+
+    /// Pauses or resumes a queue for all agents.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn pause(&self, queue: &QueueName, paused: bool) -> Result<()>;
+
+    /// Notes that a queue was purged now; its waiting tasks are cancelled at claim or by
+    /// [`Self::cancel_purged`].
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn mark_purged(&self, queue: &QueueName) -> Result<Timestamp>;
+
+    /// Cancels up to `limit` waiting tasks that became available at or before the queue's purge.
+    /// Returns how many it cancelled; fewer than `limit` means that none is left.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn cancel_purged(&self, queue: &QueueName, limit: usize) -> Result<u64>;
+
+    /// Removes up to `limit` records whose time to be kept has passed, and tombstones whose time has.
+    /// Returns how many, and the claim checks that nothing names any more.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn forget(&self, limit: usize) -> Result<(u64, Vec<BlobRef>)>;
+}

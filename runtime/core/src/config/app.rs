@@ -1,0 +1,130 @@
+//! The application: its name, its stage, and where its state lives.
+
+use super::{
+    Overrides, Place, VARIABLES, Vars,
+    bounds::{APP_CHARS_MAX, DIR_DEFAULT, PATH_CHARS_MAX, STAGE_CHARS_MAX, STAGE_DEFAULT},
+    mistake::{Problem, quoted},
+    queue::QueueConfig,
+    sheet::Table,
+    value::{Reading, line, text_as, word, words},
+};
+
+/// The section `[app]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AppConfig {
+    /// The application's name.
+    pub name: String,
+    /// Keeps several installations of one application apart: `dev`, `prod`, ….
+    pub stage: String,
+    /// Where queues and rows live.
+    pub backend: Backend,
+    /// The folder of the embedded backend, relative to the configuration file.
+    pub dir: String,
+    /// What a power cut may take from the embedded backend.
+    pub durability: Durability,
+}
+
+words! {
+    /// Where queues and rows live.
+    Backend {
+        /// The embedded store: one machine, nothing to install.
+        Local = "local",
+        /// SQS, DynamoDB and S3, or an emulator of them.
+        Aws = "aws",
+    }
+
+    /// What a power cut may take from the embedded backend. A crash of a process takes nothing
+    /// from either.
+    Durability {
+        /// The last moments before the cut.
+        Normal = "normal",
+        /// Nothing: each commit waits for the disk.
+        Full = "full",
+    }
+}
+
+impl AppConfig {
+    /// The name of a queue on AWS where it brings no `url`: `<app>-<stage>-<queue>`, with `.fifo`
+    /// for a FIFO queue.
+    #[must_use]
+    pub fn aws_queue_name(&self, queue: &QueueConfig) -> String {
+        let suffix = if queue.fifo { ".fifo" } else { "" };
+        format!("{}-{}-{}{suffix}", self.name, self.stage, queue.name)
+    }
+}
+
+/// Reads the section; an option of the command beats a variable, a variable beats the file.
+pub(super) fn read(root: &Table<'_, '_>, vars: &dyn Vars, overrides: &Overrides) -> AppConfig {
+    let table = root.table("app", "app");
+    let layers = Layers { table: &table, vars, overrides };
+    let name = layers.read("name", |text| label(text, APP_CHARS_MAX));
+    if name.is_none() {
+        table.missing("name", r#"add the application's name, e.g. name = "training-platform""#);
+    }
+    AppConfig {
+        name: name.unwrap_or_default(),
+        stage: layers
+            .read("stage", |text| label(text, STAGE_CHARS_MAX))
+            .unwrap_or_else(|| STAGE_DEFAULT.to_owned()),
+        backend: layers.read("backend", word).unwrap_or(Backend::Local),
+        dir: layers.read("dir", line(PATH_CHARS_MAX)).unwrap_or_else(|| DIR_DEFAULT.to_owned()),
+        durability: layers.read("durability", word).unwrap_or(Durability::Normal),
+    }
+}
+
+struct Layers<'a, 't, 'i> {
+    table: &'a Table<'t, 'i>,
+    vars: &'a dyn Vars,
+    overrides: &'a Overrides,
+}
+
+impl Layers<'_, '_, '_> {
+    /// Reads the key in every layer, so that each mistake is told, and returns the uppermost value.
+    fn read<T>(&self, key: &str, of: impl Fn(&str) -> Reading<T>) -> Option<T> {
+        let mut value = self.table.read(key, text_as(&of));
+        for (place, text) in self.layers(key) {
+            let path = self.table.path(key);
+            match of(&text) {
+                Ok(upper) => {
+                    self.table.sheet().came_from(&path, place);
+                    value = Some(upper);
+                }
+                Err(problem) => {
+                    // What was meant is unknown, so the value below must not stand in for it.
+                    let problem = Problem::new(format!("{}: {}", quoted(&text), problem.what), problem.fix);
+                    self.table.sheet().mistake_at(place, &path, problem);
+                }
+            }
+        }
+        value
+    }
+
+    /// What stands above the file, lowest first.
+    fn layers(&self, key: &str) -> Vec<(Place, String)> {
+        let Some(variable) = VARIABLES.iter().find(|variable| variable.key == key) else {
+            return Vec::new();
+        };
+        let from_variable =
+            self.vars.get(variable.name).map(|text| (Place::Variable(variable.name), text));
+        let from_flag = variable.flag.and_then(|flag| {
+            self.overrides.get(flag).map(|text| (Place::Flag(flag), text.to_owned()))
+        });
+        from_variable.into_iter().chain(from_flag).collect()
+    }
+}
+
+/// A name that may be part of any name on AWS.
+fn label(text: &str, chars_max: usize) -> Reading<String> {
+    let first_is_letter = text.starts_with(|c: char| c.is_ascii_lowercase());
+    let all_allowed =
+        text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if first_is_letter && all_allowed && !text.ends_with('-') && text.len() <= chars_max {
+        return Ok(text.to_owned());
+    }
+    let what = format!("{} cannot be part of names on AWS", quoted(text));
+    let fix = format!(
+        "use lower-case letters, digits and `-`, first a letter, last no `-`, at most {chars_max}"
+    );
+    Err(Problem::new(what, fix))
+}

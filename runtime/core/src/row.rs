@@ -1,0 +1,638 @@
+//! The task's row: its states, the one table of legal moves, and the protocol's verbs on it.
+//!
+//! The row is the truth; a message is a doorbell, and any number of doorbells for one task is
+//! harmless. Every verb is one conditional write: it looks at the row, decides, and changes it or
+//! refuses. The embedded store runs these functions inside its transaction; a store that cannot
+//! repeats their guards as write conditions. A crash before the write changes nothing; after it,
+//! the row says what must happen next ([`Row::ring_at`], the lease's end), and the sweep does it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::{FencingToken, WorkerId},
+    limits::{DOORBELL_PATIENCE, INTERRUPTIONS_MAX, Limits, SNOOZES_MAX},
+    outcome::{Failure, Outcome},
+    time::{LeaseTime, Now, Timestamp},
+};
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum State {
+    /// To start later, at its own `not_before`.
+    Scheduled = 0,
+    /// Waits for others of its canvas, or for a permit.
+    Waiting = 1,
+    /// May be claimed now.
+    Queued = 2,
+    /// Held by a worker under a lease.
+    Running = 3,
+    /// Failed or snoozed; to be tried again at `not_before`.
+    Retrying = 4,
+    /// Settled: done.
+    Succeeded = 5,
+    /// Settled: buried with a reason. Only redrive leaves this state.
+    Failed = 6,
+    /// Settled: stopped because somebody asked for it.
+    Cancelled = 7,
+    /// Settled: not started before its `expires`.
+    Expired = 8,
+}
+
+impl State {
+    /// All states, in the order of a task's life.
+    pub const ALL: [Self; 9] = [
+        Self::Scheduled,
+        Self::Waiting,
+        Self::Queued,
+        Self::Running,
+        Self::Retrying,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Expired,
+    ];
+
+    /// True for the four states that a task does not leave by itself.
+    #[must_use]
+    pub const fn is_settled(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired)
+    }
+
+    /// The state's word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Waiting => "waiting",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// The state of a stored number.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// The table: where a move leads from here, or `None` where it is not legal.
+    #[must_use]
+    pub const fn after(self, step: Move) -> Option<Self> {
+        use {Move as M, State as S};
+        match (self, step) {
+            (S::Scheduled | S::Waiting | S::Queued | S::Retrying, M::Claim) => Some(S::Running),
+            // The lease has ended: a newer holder takes over, and the older one is refused ever after.
+            (S::Running, M::TakeOver) => Some(S::Running),
+            // Reaped but not claimed since: the last holder may still go on, or settle, so that an
+            // outage of the store does not cost a day of work.
+            (S::Running | S::Queued, M::Renew) => Some(S::Running),
+            (S::Running | S::Queued, M::Succeed) => Some(S::Succeeded),
+            (S::Running | S::Queued, M::Bury) => Some(S::Failed),
+            (S::Running | S::Queued, M::Retry) => Some(S::Retrying),
+            (S::Running | S::Queued, M::GiveBack) => Some(S::Queued),
+            (S::Running | S::Queued, M::Stop) => Some(S::Cancelled),
+            (S::Running, M::Reap) => Some(S::Queued),
+            (S::Running, M::Lose) => Some(S::Failed),
+            (S::Scheduled | S::Waiting | S::Queued | S::Retrying, M::Cancel) => Some(S::Cancelled),
+            // Asked for while it ran; the holder fell silent before it could obey.
+            (S::Running, M::CancelLost) => Some(S::Cancelled),
+            (S::Scheduled | S::Waiting | S::Queued | S::Retrying | S::Running, M::Expire) => Some(S::Expired),
+            (S::Failed, M::Redrive) => Some(S::Queued),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl std::str::FromStr for State {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
+            let words: Vec<&str> = Self::ALL.iter().map(|state| state.as_str()).collect();
+            format!("`{text}` is no state; the states are {}", words.join(", "))
+        })
+    }
+}
+
+/// A move between states. Guards (fencing token, lease, time) are the verbs' business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Move {
+    /// A worker wins a task that nobody holds.
+    Claim,
+    /// A worker wins a task whose holder's lease has ended.
+    TakeOver,
+    /// The holder keeps its lease.
+    Renew,
+    /// The holder did the task.
+    Succeed,
+    /// The holder's failure is final.
+    Bury,
+    /// The holder's attempt is tried again later.
+    Retry,
+    /// The holder hands the task back, to be claimed at once.
+    GiveBack,
+    /// The holder stopped because somebody asked.
+    Stop,
+    /// The reaper brings back what fell silent.
+    Reap,
+    /// The reaper buries what fell silent on its last attempt.
+    Lose,
+    /// Somebody cancels what nobody holds.
+    Cancel,
+    /// The reaper honours a cancellation of what fell silent.
+    CancelLost,
+    /// Its time to start has passed.
+    Expire,
+    /// Somebody brings a buried task back.
+    Redrive,
+}
+
+impl Move {
+    /// All moves.
+    pub const ALL: [Self; 14] = [
+        Self::Claim,
+        Self::TakeOver,
+        Self::Renew,
+        Self::Succeed,
+        Self::Bury,
+        Self::Retry,
+        Self::GiveBack,
+        Self::Stop,
+        Self::Reap,
+        Self::Lose,
+        Self::Cancel,
+        Self::CancelLost,
+        Self::Expire,
+        Self::Redrive,
+    ];
+}
+
+/// When the message of a running task is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AckMode {
+    /// After the outcome is written; the message is extended while the attempt runs.
+    Message,
+    /// After the claim is written; from then on the row is the only copy.
+    Lease,
+}
+
+impl AckMode {
+    /// The mode's word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Message => "message",
+            Self::Lease => "lease",
+        }
+    }
+}
+
+/// Who holds a task, and until when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The worker.
+    pub worker: WorkerId,
+    /// When its lease ends, by the store's lease clock.
+    pub until: LeaseTime,
+    /// How long each renewal lasts.
+    pub lease: Duration,
+    /// When the message is deleted. This, not today's configuration, decides.
+    pub ack: AckMode,
+    /// When the attempt began.
+    pub started: Timestamp,
+}
+
+/// What decides about a task. The store keeps id, name, queue, arguments and history beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Where the task stands.
+    pub state: State,
+    /// The token of the last claim, or higher: a holder with a lower one is refused.
+    pub fence: FencingToken,
+    /// Attempts begun since the task was queued or redriven and not given back.
+    pub attempt: u32,
+    /// How many it may have. What the envelope asks for until the first claim lowers it to the queue's.
+    pub max_attempts: u32,
+    /// The holder; after a reap, the one who held it last and may still settle.
+    pub hold: Option<Hold>,
+    /// When it last became available, by the store's clock.
+    pub queued_at: Timestamp,
+    /// Not claimed before this.
+    pub not_before: Option<Timestamp>,
+    /// Not started after this.
+    pub expires: Option<Timestamp>,
+    /// When the sweep must ring its doorbell; `None` while a doorbell is known to be out.
+    pub ring_at: Option<Timestamp>,
+    /// Somebody asked the holder to stop.
+    pub cancel_asked: bool,
+    /// The next attempt runs in an invocation of its own.
+    pub alone: bool,
+    /// How often it was interrupted.
+    pub interruptions: u32,
+    /// How often it snoozed.
+    pub snoozes: u32,
+    /// How often it was redriven.
+    pub redriven: u32,
+}
+
+/// The store refuses a write: the holder is not the newest, or the move is not legal from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("refused in state {state}: the newest fencing token is {fence}")]
+pub struct Refused {
+    /// Where the task stands.
+    pub state: State,
+    /// The newest token.
+    pub fence: FencingToken,
+}
+
+/// What a worker brings to a claim.
+#[derive(Clone, Debug)]
+pub struct ClaimTerms<'a> {
+    /// Who claims.
+    pub worker: &'a WorkerId,
+    /// For how long, until the first renewal.
+    pub lease: Duration,
+    /// The queue's mode.
+    pub ack: AckMode,
+    /// The queue's attempts: an upper bound for the envelope's.
+    pub max_attempts: u32,
+    /// Tasks of this queue that became available at or before this and do not run are cancelled.
+    pub purged_before: Option<Timestamp>,
+}
+
+/// What a claim came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The caller holds the task now.
+    Won,
+    /// Another holds it until then, or the reaper has yet to bury it.
+    Held {
+        /// How much of the lease is left.
+        left: Duration,
+        /// The mode of that holder: in mode `lease` the row can bring the task back by itself.
+        ack: AckMode,
+    },
+    /// It is to start later.
+    NotYet(Timestamp),
+    /// It is settled (perhaps by this very claim: cancelled, expired).
+    Settled,
+}
+
+/// What becomes of a delivery after the row has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// The row is enough: delete the message.
+    Delete,
+    /// It goes back, hidden this long.
+    Hide(Duration),
+    /// Its holder keeps and extends it.
+    Keep,
+}
+
+impl Claim {
+    /// What becomes of the delivery that led to this answer, under queue mode `ack`. `left` is what
+    /// remains of the longest time that the broker can hide it (12 h from receive on SQS).
+    ///
+    /// A delivery of a task that is held is deleted only if the row can bring the task back; one that
+    /// came early never is: it may be the only doorbell.
+    #[must_use]
+    pub fn disposition(&self, ack: AckMode, now: Timestamp, left: Duration) -> Disposition {
+        match *self {
+            Self::Won if ack == AckMode::Lease => Disposition::Delete,
+            Self::Won => Disposition::Keep,
+            Self::Held { ack: AckMode::Lease, .. } | Self::Settled => Disposition::Delete,
+            Self::Held { left: lease_left, ack: AckMode::Message } => {
+                Disposition::Hide((lease_left + crate::limits::HELD_MARGIN).min(left))
+            }
+            Self::NotYet(at) => {
+                let seconds = at.since(now).as_millis().div_ceil(1000);
+                Disposition::Hide(Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX)).min(left))
+            }
+        }
+    }
+}
+
+/// What a renewal came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// The lease lasts for its full length again.
+    Kept {
+        /// Somebody asked for the task to be stopped.
+        cancel_asked: bool,
+    },
+    /// A newer claim exists, or the task is settled: stop working.
+    Lost,
+}
+
+/// What a settle came to, for the queue side of the verb.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Where the task stands now.
+    pub state: State,
+    /// The token now: raised where the holder handed the task back.
+    pub fence: FencingToken,
+    /// The task is to be delivered again, this much later.
+    pub again_in: Option<Duration>,
+    /// Why the task was buried, where the outcome alone does not say it.
+    pub buried: Option<Failure>,
+}
+
+impl Row {
+    /// The row of a task that has just been accepted.
+    #[must_use]
+    pub fn submitted(
+        max_attempts: Option<u32>,
+        not_before: Option<Timestamp>,
+        expires: Option<Timestamp>,
+        now: Timestamp,
+        limits: &Limits,
+    ) -> Self {
+        let late = not_before.filter(|at| *at > now);
+        Self {
+            state: if late.is_some() { State::Scheduled } else { State::Queued },
+            fence: FencingToken(0),
+            attempt: 0,
+            max_attempts: max_attempts.unwrap_or(u32::MAX),
+            hold: None,
+            queued_at: now,
+            not_before: late,
+            expires,
+            // A delay that the queue can hold counts as rung: the message goes out with the row.
+            ring_at: late.filter(|at| at.since(now) > limits.delay_max).map(|at| at.before(limits.delay_max)),
+            cancel_asked: false,
+            alone: false,
+            interruptions: 0,
+            snoozes: 0,
+            redriven: 0,
+        }
+    }
+
+    /// The row of a poison message: failed from the start.
+    #[must_use]
+    pub fn poisoned(now: Timestamp) -> Self {
+        Self { state: State::Failed, ..Self::submitted(None, None, None, now, &Limits::AWS) }
+    }
+
+    /// Tries to win the task for a worker.
+    pub fn claim(&mut self, terms: &ClaimTerms<'_>, now: Now) -> Claim {
+        if self.state.is_settled() {
+            return Claim::Settled;
+        }
+        if self.state == State::Running {
+            if let Some(hold) = self.hold.as_ref().filter(|hold| hold.until > now.lease) {
+                return Claim::Held { left: hold.until.since(now.lease), ack: hold.ack };
+            }
+            if self.cancel_asked {
+                return self.end_at_claim(Move::CancelLost);
+            }
+        } else {
+            let purged = terms.purged_before.is_some_and(|purge| self.queued_at <= purge);
+            if self.cancel_asked || purged {
+                return self.end_at_claim(Move::Cancel);
+            }
+        }
+        if self.expires.is_some_and(|at| at <= now.epoch) {
+            return self.end_at_claim(Move::Expire);
+        }
+        if self.state == State::Running && self.attempt >= self.max_attempts {
+            // The reaper buries it, one lease after it has seen it; until then it counts as held.
+            let (lease, ack) = self.hold.as_ref().map_or((terms.lease, terms.ack), |hold| (hold.lease, hold.ack));
+            return Claim::Held { left: lease, ack };
+        }
+        if let Some(at) = self.not_before.filter(|at| *at > now.epoch && self.state != State::Running) {
+            return Claim::NotYet(at);
+        }
+        let step = if self.state == State::Running { Move::TakeOver } else { Move::Claim };
+        let Some(state) = self.state.after(step) else { return Claim::Settled };
+        self.state = state;
+        self.fence = self.fence.next();
+        self.attempt += 1;
+        self.max_attempts = self.max_attempts.min(terms.max_attempts).max(1);
+        self.hold = Some(Hold {
+            worker: terms.worker.clone(),
+            until: now.lease.after(terms.lease),
+            lease: terms.lease,
+            ack: terms.ack,
+            started: now.epoch,
+        });
+        self.not_before = None;
+        self.ring_at = None;
+        Claim::Won
+    }
+
+    fn end_at_claim(&mut self, step: Move) -> Claim {
+        if let Some(state) = self.state.after(step) {
+            self.end(state);
+        }
+        Claim::Settled
+    }
+
+    /// Keeps the lease of the holder with this token; also when the reaper has queued the task again
+    /// but nobody has claimed it since.
+    pub fn renew(&mut self, fence: FencingToken, now: Now) -> Renewed {
+        let Some(state) = self.state.after(Move::Renew).filter(|_| self.is_held_by(fence)) else {
+            return Renewed::Lost;
+        };
+        let Some(hold) = self.hold.as_mut() else { return Renewed::Lost };
+        hold.until = now.lease.after(hold.lease);
+        self.state = state;
+        self.ring_at = None;
+        Renewed::Kept { cancel_asked: self.cancel_asked }
+    }
+
+    /// True if the holder with this token may still write: it is the newest, and nothing settled or
+    /// handed back the task since.
+    #[must_use]
+    pub fn is_held_by(&self, fence: FencingToken) -> bool {
+        self.fence == fence && self.hold.is_some() && matches!(self.state, State::Running | State::Queued)
+    }
+
+    /// Records what the attempt of the holder with this token came to.
+    ///
+    /// # Errors
+    ///
+    /// A newer claim exists, the reaper settled the task, or the holder has settled before.
+    pub fn settle(
+        &mut self,
+        fence: FencingToken,
+        outcome: &Outcome,
+        now: Now,
+        limits: &Limits,
+    ) -> Result<Settled, Refused> {
+        if !self.is_held_by(fence) {
+            return Err(self.refused());
+        }
+        match outcome {
+            Outcome::Succeeded(_) => self.close(Move::Succeed, None),
+            Outcome::Cancelled => self.close(Move::Stop, None),
+            Outcome::Poisoned(_) | Outcome::Failed { retry_in: None, .. } => self.close(Move::Bury, None),
+            Outcome::Failed { .. } | Outcome::Snoozed(_) | Outcome::Interrupted { .. } if self.cancel_asked => {
+                self.close(Move::Stop, None)
+            }
+            Outcome::Failed { retry_in: Some(delay), .. } => {
+                if self.attempt >= self.max_attempts {
+                    return self.close(Move::Bury, None);
+                }
+                self.alone = false;
+                self.put_back(*delay, now, limits)
+            }
+            Outcome::Snoozed(delay) => {
+                if self.snoozes >= SNOOZES_MAX {
+                    let failure = Failure::new(Failure::SNOOZED, format!("snoozed {SNOOZES_MAX} times"));
+                    return self.close(Move::Bury, Some(failure));
+                }
+                self.snoozes += 1;
+                self.attempt = self.attempt.saturating_sub(1);
+                self.put_back(*delay, now, limits)
+            }
+            Outcome::Interrupted { alone, .. } => {
+                if self.interruptions >= INTERRUPTIONS_MAX {
+                    let failure = Failure::new(Failure::INTERRUPTED, format!("interrupted {INTERRUPTIONS_MAX} times"));
+                    return self.close(Move::Bury, Some(failure));
+                }
+                self.interruptions += 1;
+                self.attempt = self.attempt.saturating_sub(1);
+                self.alone = *alone;
+                self.put_back(Duration::ZERO, now, limits)
+            }
+        }
+    }
+
+    fn close(&mut self, step: Move, buried: Option<Failure>) -> Result<Settled, Refused> {
+        let state = self.state.after(step).ok_or(self.refused())?;
+        self.end(state);
+        Ok(Settled { state, fence: self.fence, again_in: None, buried })
+    }
+
+    fn end(&mut self, state: State) {
+        self.state = state;
+        self.not_before = None;
+        self.ring_at = None;
+        self.cancel_asked = false;
+        self.alone = false;
+    }
+
+    fn put_back(&mut self, delay: Duration, now: Now, limits: &Limits) -> Result<Settled, Refused> {
+        let step = if delay.is_zero() { Move::GiveBack } else { Move::Retry };
+        self.state = self.state.after(step).ok_or(self.refused())?;
+        self.fence = self.fence.next();
+        self.hold = None;
+        self.queued_at = now.epoch;
+        self.not_before = (!delay.is_zero()).then(|| now.epoch.after(delay));
+        self.ring_at = Some(now.epoch.after(delay).before(limits.delay_max).max(now.epoch));
+        Ok(Settled { state: self.state, fence: self.fence, again_in: Some(delay), buried: None })
+    }
+
+    /// Notes that the doorbell of a row with this token has been rung (or is out in another way).
+    pub fn rung(&mut self, fence: FencingToken) {
+        if self.fence == fence && !self.state.is_settled() {
+            self.ring_at = None;
+        }
+    }
+
+    /// Brings back, or buries, a task whose lease has ended. The reaper calls it for what it has
+    /// itself seen unchanged for one whole lease (see [`crate::reaper`]).
+    ///
+    /// # Errors
+    ///
+    /// The row is not as the reaper has seen it.
+    pub fn reap(&mut self, fence: FencingToken, until: LeaseTime, now: Now) -> Result<Settled, Refused> {
+        let seen = self.hold.as_ref().filter(|hold| hold.until == until && hold.until <= now.lease);
+        let (Some(hold), State::Running, true) = (seen, self.state, self.fence == fence) else {
+            return Err(self.refused());
+        };
+        if self.cancel_asked {
+            return self.close(Move::CancelLost, None);
+        }
+        if self.attempt >= self.max_attempts {
+            let message = format!("worker {} fell silent during attempt {}, the last", hold.worker, self.attempt);
+            return self.close(Move::Lose, Some(Failure::new(Failure::WORKER_LOST, message)));
+        }
+        // The message of mode `message` comes back by itself when its visibility ends; only if it has
+        // not by then is it taken for lost.
+        let wait = match hold.ack {
+            AckMode::Lease => Duration::ZERO,
+            AckMode::Message => hold.lease * 2,
+        };
+        self.state = self.state.after(Move::Reap).ok_or(self.refused())?;
+        self.queued_at = now.epoch;
+        self.ring_at = Some(now.epoch.after(wait));
+        Ok(Settled { state: self.state, fence: self.fence, again_in: wait.is_zero().then_some(wait), buried: None })
+    }
+
+    /// Cancels a task that nobody holds; asks the holder of one that runs.
+    ///
+    /// # Errors
+    ///
+    /// The task is settled.
+    pub fn cancel(&mut self) -> Result<State, Refused> {
+        if self.state == State::Running {
+            self.cancel_asked = true;
+            return Ok(State::Running);
+        }
+        self.close(Move::Cancel, None).map(|settled| settled.state)
+    }
+
+    /// Cancels a task that became available at or before `purged_before` and does not run. Returns
+    /// whether it did.
+    pub fn purge(&mut self, purged_before: Timestamp) -> bool {
+        let hit = self.queued_at <= purged_before && self.state.after(Move::Cancel).is_some();
+        if hit {
+            self.end(State::Cancelled);
+        }
+        hit
+    }
+
+    /// Brings a buried task back: attempts from 1, same id.
+    ///
+    /// # Errors
+    ///
+    /// The task is not `failed`.
+    pub fn redrive(&mut self, now: Timestamp) -> Result<Settled, Refused> {
+        self.state = self.state.after(Move::Redrive).ok_or(self.refused())?;
+        self.fence = self.fence.next();
+        self.hold = None;
+        self.attempt = 0;
+        self.redriven += 1;
+        self.interruptions = 0;
+        self.snoozes = 0;
+        self.queued_at = now;
+        self.not_before = None;
+        self.expires = None;
+        self.ring_at = Some(now);
+        Ok(Settled { state: self.state, fence: self.fence, again_in: Some(Duration::ZERO), buried: None })
+    }
+
+    /// Rings a rung row again whose doorbell is taken for lost: its queue has stood empty for
+    /// [`DOORBELL_PATIENCE`], and it has been available for longer than that.
+    pub fn doorbell_lost(&mut self, now: Timestamp) -> bool {
+        let available = self.not_before.unwrap_or(self.queued_at).max(self.queued_at);
+        let lost = self.ring_at.is_none()
+            && matches!(self.state, State::Queued | State::Retrying | State::Scheduled)
+            && available.after(DOORBELL_PATIENCE) <= now;
+        if lost {
+            self.ring_at = Some(now);
+        }
+        lost
+    }
+
+    const fn refused(&self) -> Refused {
+        Refused { state: self.state, fence: self.fence }
+    }
+}
