@@ -7,8 +7,9 @@
 //! [`backend`]; time and chance come in as arguments.
 
 pub mod backend;
-//CFG pub mod config;
+pub mod config;
 pub mod contract;
+pub mod enqueue;
 pub mod envelope;
 pub mod gpu;
 pub mod ids;

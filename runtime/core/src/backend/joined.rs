@@ -244,6 +244,14 @@ pub trait Backend: Send + Sync {
         Ok(taken)
     }
 
+    /// Returns when one of these queues may have something to take, or after `wait`: what an agent whose
+    /// takes came back empty does next. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// The backend cannot be reached.
+    async fn wait_ready(&self, queues: &[QueueName], wait: Duration) -> Result<()>;
+
     /// Settles, then deletes, releases or sends, as the row's ack mode wants.
     ///
     /// # Errors

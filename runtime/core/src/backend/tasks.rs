@@ -129,6 +129,8 @@ pub struct WonRow {
     pub max_attempts: u32,
     /// To run in an invocation of its own.
     pub alone: bool,
+    /// When the store accepted it.
+    pub submitted: Timestamp,
     /// When it became available.
     pub queued_at: Timestamp,
     /// When it was claimed: now.
