@@ -1,0 +1,3 @@
+//! The binary of the evaluation function.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The binary of the prediction function.
+
+fn main() {}

@@ -1,0 +1,133 @@
+//! Decides which pixels are tissue, and which tissue is stained.
+
+use image::{GrayImage, Rgb, RgbImage};
+use imageproc::contrast::otsu_level;
+
+use crate::stains::{Stain, deconvolve, optical_density};
+
+/// The mean optical density from which on a pixel is tissue. Empty glass has about 0.035.
+const TISSUE_DENSITY_MIN: f64 = 0.05;
+/// DAB below this is never called stained. A threshold that divides any picture in two would otherwise
+/// find stained tissue in one that nobody has stained.
+const DAB_MIN: f64 = 0.15;
+/// The amount of DAB that the highest of the 256 levels stands for.
+const DAB_MAX: f64 = 2.4;
+/// What stained tissue is tinted with.
+const TINT: Rgb<u8> = Rgb([0, 255, 80]);
+
+/// What was found in a picture.
+pub struct Quantified {
+    /// The share of the picture that is tissue.
+    pub tissue: f64,
+    /// The share of the tissue that is stained; none where there is no tissue.
+    pub stained: Option<f64>,
+    /// The amount of DAB from which on tissue counts as stained.
+    pub threshold: f64,
+    /// The picture, with the stained tissue tinted.
+    pub overlay: RgbImage,
+}
+
+/// Measures the tissue in a picture, and the stained part of it.
+///
+/// The threshold is the one that divides the tissue's DAB best in two (Otsu, 1979), by the picture's own light.
+pub fn quantify(picture: &RgbImage) -> Quantified {
+    let levels: Vec<u8> = picture.pixels().filter(|pixel| is_tissue(pixel)).map(dab_level).collect();
+    let tissue = levels.len();
+    // The threshold wants an image, and only the tissue has a say: so it is given a line of tissue.
+    let threshold = GrayImage::from_vec(tissue as u32, 1, levels.clone())
+        .filter(|line| line.width() > 0)
+        .map_or(0, |line| otsu_level(&line))
+        .max(to_level(DAB_MIN));
+    let is_stained = |level: u8| level > threshold;
+    let stained = levels.into_iter().filter(|&level| is_stained(level)).count();
+
+    let mut overlay = picture.clone();
+    for pixel in overlay.pixels_mut() {
+        if is_tissue(pixel) && is_stained(dab_level(pixel)) {
+            *pixel = tinted(*pixel);
+        }
+    }
+    let share = |part: usize, whole: usize| (whole > 0).then(|| part as f64 / whole as f64);
+    Quantified {
+        tissue: share(tissue, picture.pixels().len()).unwrap_or(0.0),
+        stained: share(stained, tissue),
+        threshold: f64::from(threshold) * DAB_MAX / 255.0,
+        overlay,
+    }
+}
+
+fn is_tissue(pixel: &Rgb<u8>) -> bool {
+    optical_density(pixel.0).iter().sum::<f64>() / 3.0 >= TISSUE_DENSITY_MIN
+}
+
+fn dab_level(pixel: &Rgb<u8>) -> u8 {
+    to_level(deconvolve(pixel.0)[Stain::Dab as usize])
+}
+
+fn to_level(amount: f64) -> u8 {
+    // The cast saturates: what is negative becomes 0, what is over the scale 255.
+    (amount / DAB_MAX * 255.0).round() as u8
+}
+
+fn tinted(pixel: Rgb<u8>) -> Rgb<u8> {
+    let mix = |channel: usize| pixel[channel] / 2 + TINT[channel] / 2;
+    Rgb([mix(0), mix(1), mix(2)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{SAMPLE_BYTES, read_picture, stained_with};
+
+    /// Four columns: glass, blue nuclei, faint brown, strong brown.
+    fn a_section() -> RgbImage {
+        let columns =
+            [[255; 3], stained_with([0.5, 0.0, 0.0]), stained_with([0.3, 0.0, 0.1]), stained_with([0.1, 0.0, 0.9])];
+        RgbImage::from_fn(4, 10, |x, _| Rgb(columns[x as usize]))
+    }
+
+    #[test]
+    fn glass_is_no_tissue_and_only_strong_brown_is_stained() {
+        let found = quantify(&a_section());
+        assert_eq!((found.tissue, found.stained), (0.75, Some(1.0 / 3.0)));
+        assert!((0.1..0.9).contains(&found.threshold), "{}", found.threshold);
+    }
+
+    #[test]
+    fn the_overlay_tints_what_is_stained_and_nothing_else() {
+        let section = a_section();
+        let overlay = quantify(&section).overlay;
+        for (x, y, pixel) in section.enumerate_pixels() {
+            let expected = if x == 3 { tinted(*pixel) } else { *pixel };
+            assert_eq!(*overlay.get_pixel(x, y), expected, "{x} {y}");
+        }
+    }
+
+    #[test]
+    fn tissue_without_dab_has_nothing_stained() {
+        let shades = [0.2, 0.5, 0.8].map(|amount| stained_with([amount, 0.0, 0.02]));
+        let found = quantify(&RgbImage::from_fn(30, 10, |x, _| Rgb(shades[x as usize % 3])));
+        assert_eq!((found.tissue, found.stained), (1.0, Some(0.0)));
+    }
+
+    #[test]
+    fn tissue_that_is_brown_all_over_is_stained_all_over() {
+        let brown = Rgb(stained_with([0.1, 0.0, 0.9]));
+        assert_eq!(quantify(&RgbImage::from_pixel(5, 5, brown)).stained, Some(1.0));
+    }
+
+    #[test]
+    fn an_empty_slide_has_no_tissue() {
+        let found = quantify(&RgbImage::from_pixel(5, 5, Rgb([250; 3])));
+        assert_eq!((found.tissue, found.stained), (0.0, None));
+    }
+
+    /// Computed with scikit-image 0.26: `rgb2hed` and `threshold_otsu` on the same tissue.
+    #[test]
+    fn the_sample_agrees_with_another_implementation() {
+        let found = quantify(&read_picture(SAMPLE_BYTES).unwrap());
+        assert!((found.tissue - 0.9075).abs() < 0.001, "{}", found.tissue);
+        assert!((found.threshold - 0.387).abs() < 0.01, "{}", found.threshold);
+        assert!((found.stained.unwrap() - 0.4835).abs() < 0.005, "{:?}", found.stained);
+    }
+}

@@ -1,0 +1,3 @@
+//! The binary of the training function.
+
+fn main() {}
