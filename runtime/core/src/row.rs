@@ -423,7 +423,8 @@ impl Row {
         self.state = state;
         self.fence = self.fence.next();
         self.attempt += 1;
-        self.max_attempts = self.max_attempts.min(terms.max_attempts).max(1);
+        // A queue that allows fewer attempts than before does not take back the one that begins now.
+        self.max_attempts = self.max_attempts.min(terms.max_attempts).max(self.attempt);
         self.hold = Some(Hold {
             worker: terms.worker.clone(),
             until: now.lease.after(terms.lease),
