@@ -33,6 +33,8 @@ pub struct Samples {
 }
 
 const KIND: &str = "dataset";
+/// A label is a byte.
+const CLASSES_MAX: usize = 256;
 
 impl Dataset {
     /// The artifact. Equal data sets give equal bytes.
@@ -52,7 +54,11 @@ impl Dataset {
         let (details, reader) = Reader::open::<Details>(KIND, bytes)?;
         let Details { name, width, height, classes } = details;
         let contradiction = |reason| ArtifactError::Contradiction { kind: KIND, reason };
-        let pixels = width.checked_mul(height).ok_or(contradiction("its pictures are too large"))?;
+        let pixels = width.checked_mul(height).filter(|&pixels| pixels > 0);
+        let pixels = pixels.ok_or(contradiction("its pictures have no size that there can be"))?;
+        if !(1..=CLASSES_MAX).contains(&classes) {
+            return Err(contradiction("a label tells 1 to 256 classes apart"));
+        }
         let samples = |part: &str| {
             let labels = reader.bytes(&format!("{part}.labels"))?;
             if labels.is_empty() {
@@ -117,6 +123,16 @@ mod tests {
         dataset.train.labels[0] = 3;
         let refusal = Dataset::from_bytes(&dataset.to_bytes().unwrap()).unwrap_err().to_string();
         assert!(refusal.contains("a label is not one of its classes"), "{refusal}");
+    }
+
+    #[test]
+    fn pictures_without_a_size_and_too_many_classes_are_refused() {
+        let flat = Dataset { width: 0, ..two_by_one() };
+        let crowded = Dataset { classes: 257, ..two_by_one() };
+        for (dataset, reason) in [(flat, "no size"), (crowded, "1 to 256 classes")] {
+            let refusal = Dataset::from_bytes(&dataset.to_bytes().unwrap()).unwrap_err().to_string();
+            assert!(refusal.contains(reason), "{refusal}");
+        }
     }
 
     #[test]
