@@ -64,9 +64,7 @@ pub(super) fn read(root: &Table<'_, '_>, vars: &dyn Vars, overrides: &Overrides)
     }
     AppConfig {
         name: name.unwrap_or_default(),
-        stage: layers
-            .read("stage", |text| label(text, STAGE_CHARS_MAX))
-            .unwrap_or_else(|| STAGE_DEFAULT.to_owned()),
+        stage: layers.read("stage", |text| label(text, STAGE_CHARS_MAX)).unwrap_or_else(|| STAGE_DEFAULT.to_owned()),
         backend: layers.read("backend", word).unwrap_or(Backend::Local),
         dir: layers.read("dir", line(PATH_CHARS_MAX)).unwrap_or_else(|| DIR_DEFAULT.to_owned()),
         durability: layers.read("durability", word).unwrap_or(Durability::Normal),
@@ -90,11 +88,7 @@ impl Layers<'_, '_, '_> {
                     self.table.sheet().came_from(&path, place);
                     value = Some(upper);
                 }
-                Err(problem) => {
-                    // What was meant is unknown, so the value below must not stand in for it.
-                    let problem = Problem::new(format!("{}: {}", quoted(&text), problem.what), problem.fix);
-                    self.table.sheet().mistake_at(place, &path, problem);
-                }
+                Err(problem) => self.table.sheet().mistake_at(place, &path, problem),
             }
         }
         value
@@ -105,11 +99,9 @@ impl Layers<'_, '_, '_> {
         let Some(variable) = VARIABLES.iter().find(|variable| variable.key == key) else {
             return Vec::new();
         };
-        let from_variable =
-            self.vars.get(variable.name).map(|text| (Place::Variable(variable.name), text));
-        let from_flag = variable.flag.and_then(|flag| {
-            self.overrides.get(flag).map(|text| (Place::Flag(flag), text.to_owned()))
-        });
+        let from_variable = self.vars.get(variable.name).map(|text| (Place::Variable(variable.name), text));
+        let from_flag =
+            variable.flag.and_then(|flag| self.overrides.get(flag).map(|text| (Place::Flag(flag), text.to_owned())));
         from_variable.into_iter().chain(from_flag).collect()
     }
 }
@@ -117,14 +109,11 @@ impl Layers<'_, '_, '_> {
 /// A name that may be part of any name on AWS.
 fn label(text: &str, chars_max: usize) -> Reading<String> {
     let first_is_letter = text.starts_with(|c: char| c.is_ascii_lowercase());
-    let all_allowed =
-        text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let all_allowed = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if first_is_letter && all_allowed && !text.ends_with('-') && text.len() <= chars_max {
         return Ok(text.to_owned());
     }
     let what = format!("{} cannot be part of names on AWS", quoted(text));
-    let fix = format!(
-        "use lower-case letters, digits and `-`, first a letter, last no `-`, at most {chars_max}"
-    );
+    let fix = format!("use lower-case letters, digits and `-`, first a letter, last no `-`, at most {chars_max}");
     Err(Problem::new(what, fix))
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     bounds::{
-        ENV_BYTES_MAX, IN_FLIGHT, IN_FLIGHT_DEFAULT, INIT_TIMEOUT, INIT_TIMEOUT_DEFAULT,
-        LINE_CHARS_MAX, PATH_CHARS_MAX, SHUTDOWN_GRACE, SHUTDOWN_GRACE_DEFAULT, TASKS_PER_CHILD,
+        ENV_BYTES_MAX, IN_FLIGHT, IN_FLIGHT_DEFAULT, INIT_TIMEOUT, INIT_TIMEOUT_DEFAULT, LINE_CHARS_MAX,
+        PATH_CHARS_MAX, SHUTDOWN_GRACE, SHUTDOWN_GRACE_DEFAULT, TASKS_PER_CHILD,
     },
     mistake::{Problem, quoted},
     sheet::Table,
@@ -51,13 +51,9 @@ pub(super) fn read(name: FunctionName, table: &Table<'_, '_>) -> FunctionConfig 
         program: read_program(table),
         working_dir: table.read("working_dir", text_as(line(PATH_CHARS_MAX))),
         env: env.into_iter().collect(),
-        shutdown_grace: table
-            .read("shutdown_grace", duration(SHUTDOWN_GRACE))
-            .unwrap_or(SHUTDOWN_GRACE_DEFAULT),
+        shutdown_grace: table.read("shutdown_grace", duration(SHUTDOWN_GRACE)).unwrap_or(SHUTDOWN_GRACE_DEFAULT),
         in_flight: table.read("in_flight", whole(IN_FLIGHT)).unwrap_or(IN_FLIGHT_DEFAULT),
-        init_timeout: table
-            .read("init_timeout", duration(INIT_TIMEOUT))
-            .unwrap_or(INIT_TIMEOUT_DEFAULT),
+        init_timeout: table.read("init_timeout", duration(INIT_TIMEOUT)).unwrap_or(INIT_TIMEOUT_DEFAULT),
         max_tasks_per_child: table.read("max_tasks_per_child", whole(TASKS_PER_CHILD)),
     }
 }
@@ -65,8 +61,7 @@ pub(super) fn read(name: FunctionName, table: &Table<'_, '_>) -> FunctionConfig 
 fn read_program(table: &Table<'_, '_>) -> Program {
     let package = table.read("package", text_as(package_name));
     let command = table.read("command", command);
-    let both = table.sheet().is_given(&table.path("package"))
-        && table.sheet().is_given(&table.path("command"));
+    let both = table.sheet().is_given(&table.path("package")) && table.sheet().is_given(&table.path("command"));
     if both {
         let problem = Problem::new("the function has a package and a command", "keep one of them");
         table.sheet().mistake(&table.path("command"), problem);
@@ -124,9 +119,8 @@ fn variable_name(text: &str) -> Reading<String> {
         return Err(Problem::new(what, "use letters, digits and `_`, first no digit"));
     }
     let upper = text.to_ascii_uppercase();
-    let is_reserved = upper.starts_with("AWS_LAMBDA_")
-        || upper.starts_with("RHUBARB_")
-        || RESERVED.contains(&upper.as_str());
+    let is_reserved =
+        upper.starts_with("AWS_LAMBDA_") || upper.starts_with("RHUBARB_") || RESERVED.contains(&upper.as_str());
     if is_reserved {
         return Err(Problem::new("the host sets this variable itself", "choose another name"));
     }

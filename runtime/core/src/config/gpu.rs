@@ -40,12 +40,8 @@ pub(super) fn compute_capability(text: &str) -> Reading<ComputeCapability> {
     };
     text.strip_prefix(">=")
         .and_then(|version| version.trim_start().split_once('.'))
-        .and_then(|(major, minor)| {
-            Some(ComputeCapability { major: parse(major)?, minor: parse(minor)? })
-        })
-        .ok_or_else(|| {
-            Problem::new(format!("{} is no such bound", quoted(text)), r#"write e.g. ">=8.0""#)
-        })
+        .and_then(|(major, minor)| Some(ComputeCapability { major: parse(major)?, minor: parse(minor)? }))
+        .ok_or_else(|| Problem::new(format!("{} is no such bound", quoted(text)), r#"write e.g. ">=8.0""#))
 }
 
 #[cfg(test)]

@@ -117,20 +117,18 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// Returns the one of `candidates` that `word` was probably meant to be.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const COMPARED_CHARS_MAX: usize = 200;
     if word.len() > COMPARED_CHARS_MAX {
         return None;
     }
     let word = word.to_lowercase();
-    let tolerated = (word.chars().count() / 3).max(1);
+    let length = word.chars().count();
+    let tolerated = (length / 3).max(1);
     candidates
         .into_iter()
         .map(|candidate| (strsim::osa_distance(&word, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, _)| *distance <= tolerated)
+        .filter(|(distance, _)| *distance <= tolerated && *distance < length)
         .min()
         .map(|(_, candidate)| candidate)
 }
@@ -142,8 +140,7 @@ pub(super) fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
     if let Some(meant) = nearest(word, candidates.iter().copied()) {
         return format!("did you mean {meant:?}?");
     }
-    let listed: Vec<String> =
-        candidates.iter().take(LISTED_MAX).map(|word| format!("{word:?}")).collect();
+    let listed: Vec<String> = candidates.iter().take(LISTED_MAX).map(|word| format!("{word:?}")).collect();
     match (listed.len(), candidates.len()) {
         (0, _) => "leave it out".to_owned(),
         (1, 1) => format!("write {}", listed.concat()),
@@ -162,6 +159,7 @@ mod tests {
         assert_eq!(nearest("timeuot", keys), Some("timeout"));
         assert_eq!(nearest("Track", keys), Some("track"));
         assert_eq!(nearest("colour", keys), None);
+        assert_eq!(nearest("q", ["r"]), None, "nothing of it is left");
         assert_eq!(nearest(&"t".repeat(100_000), keys), None);
         assert_eq!(suggest("colour", keys), r#"write one of "timeout", "soft_timeout", "track""#);
     }

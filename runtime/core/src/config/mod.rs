@@ -44,7 +44,10 @@ pub use self::{
     vars::{NoVars, Overrides, VARIABLES, Variable, Vars},
     worker::WorkerConfig,
 };
-use self::{bounds::DEFAULT_NAME, sheet::{Sheet, Table}};
+use self::{
+    bounds::DEFAULT_NAME,
+    sheet::{Sheet, Table},
+};
 use crate::ids::{FunctionName, QueueName, ScheduleName, TaskName, WorkerName};
 
 /// A whole configuration: complete, and consistent with itself.
@@ -157,16 +160,11 @@ fn read_queues(root: &Table<'_, '_>, functions: &[FunctionName]) -> BTreeMap<Que
         .map(|(name, table)| (QueueName::clone(&name), queue::read(name, &table, functions)))
         .collect();
     let unwritten = root.unwritten("queues", DEFAULT_NAME);
-    queues
-        .entry(default_queue())
-        .or_insert_with_key(|name| queue::read(name.clone(), &unwritten, functions));
+    queues.entry(default_queue()).or_insert_with_key(|name| queue::read(name.clone(), &unwritten, functions));
     queues
 }
 
-fn read_workers(
-    root: &Table<'_, '_>,
-    queues: &BTreeMap<QueueName, QueueConfig>,
-) -> BTreeMap<WorkerName, WorkerConfig> {
+fn read_workers(root: &Table<'_, '_>, queues: &BTreeMap<QueueName, QueueConfig>) -> BTreeMap<WorkerName, WorkerConfig> {
     let written: BTreeMap<_, _> = root
         .named("workers", "workers.NAME")
         .into_iter()

@@ -5,11 +5,10 @@ use std::time::Duration;
 use super::{
     backoff::BackoffConfig,
     bounds::{
-        ATTEMPTS, BATCH, BATCH_DEFAULT, BATCH_WINDOW, CPU, CPU_DEFAULT,
-        CPU_GPU_DEFAULT, EXPIRES, GPU_SHARE, GPU_SHARE_DEFAULT, GPUS, KEEP, LEASE, LINE_CHARS_MAX,
-        MEMORY, MEMORY_ECS_DEFAULT, MEMORY_GPU_DEFAULT, MEMORY_LAMBDA_DEFAULT, PARALLEL_DEFAULT,
-        RECEIVES, SOFT_NOTICE_MAX, SOFT_NOTICE_PART, TIMEOUT, TIMEOUT_ECS_DEFAULT,
-        TIMEOUT_LAMBDA_DEFAULT, URL_CHARS_MAX,
+        ATTEMPTS, BATCH, BATCH_DEFAULT, BATCH_WINDOW, CPU, CPU_DEFAULT, CPU_GPU_DEFAULT, EXPIRES, GPU_SHARE,
+        GPU_SHARE_DEFAULT, GPUS, KEEP, LEASE, LINE_CHARS_MAX, MEMORY, MEMORY_ECS_DEFAULT, MEMORY_GPU_DEFAULT,
+        MEMORY_LAMBDA_DEFAULT, PARALLEL_DEFAULT, RECEIVES, SOFT_NOTICE_MAX, SOFT_NOTICE_PART, TIMEOUT,
+        TIMEOUT_ECS_DEFAULT, TIMEOUT_LAMBDA_DEFAULT, URL_CHARS_MAX,
     },
     gpu::{ComputeCapability, WithoutGpu, compute_capability},
     mistake::{Problem, quoted},
@@ -156,9 +155,7 @@ pub(super) fn read(name: QueueName, table: &Table<'_, '_>, all: &[FunctionName])
     QueueConfig {
         name,
         class,
-        functions: table
-            .read("functions", distinct(text_as(value::name)))
-            .unwrap_or_else(|| all.to_vec()),
+        functions: table.read("functions", distinct(text_as(value::name))).unwrap_or_else(|| all.to_vec()),
         gpus,
         gpu_memory: table.read("gpu_memory", size(MEMORY)),
         gpu_name: table.read("gpu_name", text_as(line(LINE_CHARS_MAX))),
@@ -168,9 +165,7 @@ pub(super) fn read(name: QueueName, table: &Table<'_, '_>, all: &[FunctionName])
         cpu: table.read("cpu", decimal(CPU)).or_else(|| cpu_of(class, gpus)),
         memory: table.read("memory", size(MEMORY)).unwrap_or_else(|| memory_of(class, gpus)),
         timeout,
-        soft_timeout: table
-            .read("soft_timeout", duration(TIMEOUT))
-            .unwrap_or_else(|| soft_timeout_of(timeout)),
+        soft_timeout: table.read("soft_timeout", duration(TIMEOUT)).unwrap_or_else(|| soft_timeout_of(timeout)),
         ack: table.read("ack", text_as(word)).unwrap_or_else(|| ack_of(class, fifo, track)),
         track,
         lease: table.read("lease", duration(LEASE)).unwrap_or(LEASE_DEFAULT),
@@ -201,11 +196,7 @@ fn read_retry(table: &Table<'_, '_>) -> RetryPolicy {
 
 /// The lease needs the row, and a message that may go: neither Lambda nor a FIFO queue lets it.
 fn ack_of(class: QueueClass, fifo: bool, track: Track) -> AckMode {
-    if class == QueueClass::Ecs && !fifo && track == Track::Full {
-        AckMode::Lease
-    } else {
-        AckMode::Message
-    }
+    if class == QueueClass::Ecs && !fifo && track == Track::Full { AckMode::Lease } else { AckMode::Message }
 }
 
 fn cpu_of(class: QueueClass, gpus: u32) -> Option<f64> {

@@ -1,19 +1,14 @@
 //! Every key of the configuration, written once: unknown keys are checked against this list, and
 //! the documentation prints it. Defaults and bounds come from where the readers take them.
 
-use std::{
-    fmt::{Display, Write as _},
-    sync::LazyLock,
-    time::Duration,
-};
+use std::{fmt::Display, sync::LazyLock, time::Duration};
 
 use super::{
-    Backend, Durability, QueueClass, Track, WithoutGpu,
+    Backend, Durability, QueueClass, Track, VARIABLES, Variable, WithoutGpu,
     bounds::{
-        BATCH_DEFAULT, CPU_DEFAULT, CPU_GPU_DEFAULT, DEFAULT_NAME, DIR_DEFAULT, GPU_SHARE_DEFAULT,
-        GRACE_DEFAULT, INIT_TIMEOUT_DEFAULT, IN_FLIGHT_DEFAULT, MEMORY_ECS_DEFAULT,
-        MEMORY_GPU_DEFAULT, MEMORY_LAMBDA_DEFAULT, PARALLEL_DEFAULT, PREFETCH_DEFAULT,
-        SHUTDOWN_GRACE_DEFAULT, SOFT_NOTICE_MAX, SOFT_NOTICE_PART, STAGE_DEFAULT,
+        BATCH_DEFAULT, CPU_DEFAULT, CPU_GPU_DEFAULT, DEFAULT_NAME, DIR_DEFAULT, GPU_SHARE_DEFAULT, GRACE_DEFAULT,
+        IN_FLIGHT_DEFAULT, INIT_TIMEOUT_DEFAULT, MEMORY_ECS_DEFAULT, MEMORY_GPU_DEFAULT, MEMORY_LAMBDA_DEFAULT,
+        PARALLEL_DEFAULT, PREFETCH_DEFAULT, SHUTDOWN_GRACE_DEFAULT, SOFT_NOTICE_MAX, SOFT_NOTICE_PART, STAGE_DEFAULT,
         TIMEOUT_ECS_DEFAULT, TIMEOUT_LAMBDA_DEFAULT, TIMEZONE_DEFAULT, WEIGHT_DEFAULT,
     },
     queue::Grant,
@@ -52,23 +47,32 @@ pub fn reference() -> &'static [Key] {
     &KEYS
 }
 
-/// Returns the reference as Markdown: one table for each section.
+/// Returns the reference as Markdown: one table for each section, and one of the variables.
 #[must_use]
 pub fn reference_markdown() -> String {
-    let mut text = String::new();
-    let mut section = "";
-    for key in reference() {
-        if key.section != section {
-            section = key.section;
-            let gap = if text.is_empty() { "" } else { "\n" };
-            let title = if section == "backoff" { "backoff = { … }" } else { section };
-            let title = if section == "backoff" { format!("`{title}`") } else { format!("`[{title}]`") };
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{gap}{title}\n\n| key | type | default | meaning |\n|---|---|---|---|\n");
-        }
-        let _ = writeln!(text, "| `{}` | {} | {} | {} |", key.key, key.kind, key.default, key.meaning);
+    let mut parts = Vec::new();
+    for group in reference().chunk_by(|one, next| one.section == next.section) {
+        parts.extend(group.first().map(|key| heading(key.section)));
+        parts.push("| key | type | default | meaning |".to_owned());
+        parts.push("|---|---|---|---|".to_owned());
+        parts.extend(
+            group
+                .iter()
+                .map(|Key { key, kind, default, meaning, .. }| format!("| `{key}` | {kind} | {default} | {meaning} |")),
+        );
+        parts.push(String::new());
     }
-    text
+    parts.push("| variable | option that beats it | in place of |".to_owned());
+    parts.push("|---|---|---|".to_owned());
+    parts.extend(VARIABLES.iter().map(|Variable { name, flag, key }| {
+        let flag = flag.map_or_else(|| "none".to_owned(), code);
+        format!("| `{name}` | {flag} | `app.{key}` |")
+    }));
+    parts.join("\n") + "\n"
+}
+
+fn heading(section: &str) -> String {
+    if section == "backoff" { "`backoff = { … }`\n".to_owned() } else { format!("`[{section}]`\n") }
 }
 
 /// The keys of a section.
@@ -89,118 +93,276 @@ pub(super) fn tables() -> Vec<&'static str> {
 }
 
 fn app() -> Vec<Key> {
-    section("app", vec![
-        ("name", text(), required(), "the application; AWS names are `<app>-<stage>-<queue>`"),
-        ("stage", text(), code(quote(STAGE_DEFAULT)), "keeps several installations apart"),
-        ("backend", words::<Backend>(), word(Backend::Local), "the embedded store, or AWS (also an emulator)"),
-        ("dir", path(), code(quote(DIR_DEFAULT)), "the folder of the embedded store, beside this file"),
-        ("durability", words::<Durability>(), word(Durability::Normal), "what a power cut may take from the embedded store: the last moments (`normal`) or nothing (`full`, slower); a crash takes nothing from either"),
-    ])
+    section(
+        "app",
+        vec![
+            ("name", text(), required(), "the application; AWS names are `<app>-<stage>-<queue>`"),
+            ("stage", text(), code(quote(STAGE_DEFAULT)), "keeps several installations apart"),
+            ("backend", words::<Backend>(), word(Backend::Local), "the embedded store, or AWS (also an emulator)"),
+            ("dir", path(), code(quote(DIR_DEFAULT)), "the folder of the embedded store, beside this file"),
+            (
+                "durability",
+                words::<Durability>(),
+                word(Durability::Normal),
+                "what a power cut may take from the embedded store: the last moments (`normal`) or nothing (`full`, slower); a crash takes nothing from either",
+            ),
+        ],
+    )
 }
 
 fn queues() -> Vec<Key> {
     let by_class = |ecs: &dyn Display, lambda: &dyn Display| format!("`{ecs}` on `ecs`, `{lambda}` on `lambda`");
-    let memory = format!(
-        "{MEMORY_GPU_DEFAULT} with GPUs, {MEMORY_ECS_DEFAULT} without, {MEMORY_LAMBDA_DEFAULT} on `lambda`"
-    );
+    let memory =
+        format!("{MEMORY_GPU_DEFAULT} with GPUs, {MEMORY_ECS_DEFAULT} without, {MEMORY_LAMBDA_DEFAULT} on `lambda`");
     let soft = format!("{} % of `timeout` earlier, at most {}", 100 / SOFT_NOTICE_PART, show_duration(SOFT_NOTICE_MAX));
-    section("queues.NAME", vec![
-        ("class", words::<QueueClass>(), word(QueueClass::Ecs), "who feeds the functions: an agent, wherever it runs (`ecs`), or AWS Lambda"),
-        ("functions", "list of functions".into(), "every function of the file".into(), "who runs the tasks, chosen by task name; class `lambda` has exactly one"),
-        ("gpus", whole(), code(0), "GPUs that each invocation has for itself; class `ecs`"),
-        ("gpu_memory", size(), "any".into(), "the least memory of each GPU"),
-        ("gpu_name", text(), "any".into(), "part of the GPU's name, e.g. `\"H200\"`"),
-        ("compute_capability", text(), "any".into(), "the least CUDA compute capability, e.g. `\">=8.0\"`"),
-        ("gpu_share", whole(), code(GPU_SHARE_DEFAULT), "invocations that may share one GPU"),
-        ("without_gpu", words::<WithoutGpu>(), word(WithoutGpu::Wait), "where no worker has a GPU: the task waits, or runs on the CPU"),
-        ("cpu", "number".into(), format!("{CPU_GPU_DEFAULT} with GPUs, {CPU_DEFAULT} without"), "virtual CPUs of the container; class `ecs`"),
-        ("memory", size(), memory, "memory of the container or of the Lambda function"),
-        ("timeout", duration(), by_class(&show_duration(TIMEOUT_ECS_DEFAULT), &show_duration(TIMEOUT_LAMBDA_DEFAULT)), "hard limit of one attempt: its process group is killed"),
-        ("soft_timeout", duration(), soft, "when the function is told that its time is nearly over"),
-        ("max_attempts", whole(), code(RetryPolicy::default().max_attempts), "attempts in all; then the task is `failed`"),
-        ("backoff", "table".into(), "see below".into(), "the pauses between attempts"),
-        ("ack", words::<AckMode>(), "`\"lease\"` on `ecs`, else `\"message\"`".into(), "when the message of a running task is deleted: after the outcome is written (`message`), or after the claim is (`lease`: any length of task)"),
-        ("track", words::<Track>(), word(Track::Full), "which tasks get a row; less than `full` is cheaper and gives fewer guarantees"),
-        ("lease", duration(), shown(LEASE_DEFAULT), "how long a claim holds without its heartbeat"),
-    ])
+    section(
+        "queues.NAME",
+        vec![
+            (
+                "class",
+                words::<QueueClass>(),
+                word(QueueClass::Ecs),
+                "who feeds the functions: an agent, wherever it runs (`ecs`), or AWS Lambda",
+            ),
+            (
+                "functions",
+                "list of functions".into(),
+                "every function of the file".into(),
+                "who runs the tasks, chosen by task name; class `lambda` has exactly one",
+            ),
+            ("gpus", whole(), code(0), "GPUs that each invocation has for itself; class `ecs`"),
+            ("gpu_memory", size(), "any".into(), "the least memory of each GPU"),
+            ("gpu_name", text(), "any".into(), "part of the GPU's name, e.g. `\"H200\"`"),
+            ("compute_capability", text(), "any".into(), "the least CUDA compute capability, e.g. `\">=8.0\"`"),
+            ("gpu_share", whole(), code(GPU_SHARE_DEFAULT), "invocations that may share one GPU"),
+            (
+                "without_gpu",
+                words::<WithoutGpu>(),
+                word(WithoutGpu::Wait),
+                "where no worker has a GPU: the task waits, or runs on the CPU",
+            ),
+            (
+                "cpu",
+                "number".into(),
+                format!("{CPU_GPU_DEFAULT} with GPUs, {CPU_DEFAULT} without"),
+                "virtual CPUs of the container; class `ecs`",
+            ),
+            ("memory", size(), memory, "memory of the container or of the Lambda function"),
+            (
+                "timeout",
+                duration(),
+                by_class(&show_duration(TIMEOUT_ECS_DEFAULT), &show_duration(TIMEOUT_LAMBDA_DEFAULT)),
+                "hard limit of one attempt: its process group is killed",
+            ),
+            ("soft_timeout", duration(), soft, "when the function is told that its time is nearly over"),
+            (
+                "max_attempts",
+                whole(),
+                code(RetryPolicy::default().max_attempts),
+                "attempts in all; then the task is `failed`",
+            ),
+            ("backoff", "table".into(), "see below".into(), "the pauses between attempts"),
+            (
+                "ack",
+                words::<AckMode>(),
+                "`\"message\"`; `\"lease\"` on `ecs` without `fifo`, at `track = \"full\"`".into(),
+                "when the message of a running task is deleted: after the outcome is written (`message`), or after the claim is (`lease`: any length of task)",
+            ),
+            (
+                "track",
+                words::<Track>(),
+                word(Track::Full),
+                "which tasks get a row; less than `full` is cheaper and gives fewer guarantees",
+            ),
+            ("lease", duration(), shown(LEASE_DEFAULT), "how long a claim holds without its heartbeat"),
+        ],
+    )
 }
 
 fn queues_more() -> Vec<Key> {
-    section("queues.NAME", vec![
-        ("fifo", flag(), code(false), "tasks of one ordering key run in order"),
-        ("batch", whole(), code(BATCH_DEFAULT), "tasks handed to a function together at most; 1 with GPUs"),
-        ("batch_window", duration(), code("0s"), "how long a batch may be waited for"),
-        ("parallel", whole(), code(PARALLEL_DEFAULT), "tasks of one batch that the function runs at the same time"),
-        ("keep", duration(), shown(KEEP_DEFAULT), "how long results, output and history are kept"),
-        ("keep_failed", duration(), shown(KEEP_FAILED_DEFAULT), "the same for failed tasks"),
-        ("expires", duration(), "never".into(), "a task that no attempt has begun after so long is `expired`"),
-        ("raw_task", "task name".into(), "none".into(), "wraps bodies that are no envelopes into this task, so that an existing handler runs unchanged"),
-        ("allow", list_of::<Grant>(), code("[]"), "what its functions may ask of the host: sweep once, redrive failed tasks"),
-        ("url", text(), "made from the names".into(), "the URL of an existing SQS queue"),
-        ("max_receives", whole(), "100 + 10 x `max_attempts`, at most 1000".into(), "receives after which SQS itself moves a message to the dead-letter queue"),
-    ])
+    section(
+        "queues.NAME",
+        vec![
+            ("fifo", flag(), code(false), "tasks of one ordering key run in order"),
+            ("batch", whole(), code(BATCH_DEFAULT), "tasks handed to a function together at most; 1 with GPUs"),
+            ("batch_window", duration(), code("0s"), "how long a batch may be waited for"),
+            ("parallel", whole(), code(PARALLEL_DEFAULT), "tasks of one batch that the function runs at the same time"),
+            (
+                "keep",
+                duration(),
+                shown(KEEP_DEFAULT),
+                "how long results, output and history of succeeded and cancelled tasks are kept",
+            ),
+            ("keep_failed", duration(), shown(KEEP_FAILED_DEFAULT), "the same for failed tasks"),
+            ("expires", duration(), "never".into(), "a task that no attempt has begun after so long is `expired`"),
+            (
+                "raw_task",
+                "task name".into(),
+                "none".into(),
+                "wraps bodies that are no envelopes into this task, so that an existing handler runs unchanged",
+            ),
+            (
+                "allow",
+                list_of::<Grant>(),
+                code("[]"),
+                "what its functions may ask of the host: sweep once, redrive failed tasks",
+            ),
+            ("url", text(), "made from the names".into(), "the URL of an existing SQS queue"),
+            (
+                "max_receives",
+                whole(),
+                "100 + 10 x `max_attempts`, at most 1000".into(),
+                "receives after which SQS itself moves a message to the dead-letter queue",
+            ),
+        ],
+    )
 }
 
 fn backoff() -> Vec<Key> {
     let policy = RetryPolicy::default();
-    section("backoff", vec![
-        ("initial", duration(), shown(policy.initial), "the first pause is drawn evenly from zero to this"),
-        ("max", duration(), shown(policy.max), "no pause is longer"),
-        ("factor", "number".into(), code(policy.factor), "how much the bound grows with each attempt"),
-    ])
+    section(
+        "backoff",
+        vec![
+            ("initial", duration(), shown(policy.initial), "the first pause is drawn evenly from zero to this"),
+            ("max", duration(), shown(policy.max), "no pause is longer"),
+            ("factor", "number".into(), code(policy.factor), "how much the bound grows with each attempt"),
+        ],
+    )
 }
 
 fn workers() -> Vec<Key> {
-    section("workers.NAME", vec![
-        ("queues", "list of queues".into(), format!("`[{}]`", quote(DEFAULT_NAME)), "what it serves"),
-        ("concurrency", whole(), "1 where there are GPUs, else the number of CPUs".into(), "its slots, shared by its queues"),
-        ("max_tasks_per_child", whole(), "1 for queues with GPUs, else no limit".into(), "after how many tasks a function process is replaced"),
-        ("max_memory_per_child", size(), "no limit".into(), "a function process over this is replaced once its task has ended"),
-        ("prefetch", whole(), code(PREFETCH_DEFAULT), "messages held without a slot"),
-        ("weights", "table of queue = number".into(), format!("`{WEIGHT_DEFAULT}` each"), "turns of a queue for one turn of the others"),
-        ("grace", duration(), shown(GRACE_DEFAULT), "how long running attempts may go on after a stop; keep it under the platform's kill delay"),
-    ])
+    section(
+        "workers.NAME",
+        vec![
+            ("queues", "list of queues".into(), format!("`[{}]`", quote(DEFAULT_NAME)), "what it serves"),
+            (
+                "concurrency",
+                whole(),
+                "1 where there are GPUs, else the number of CPUs".into(),
+                "its slots, shared by its queues",
+            ),
+            (
+                "max_tasks_per_child",
+                whole(),
+                "1 for queues with GPUs, else no limit".into(),
+                "after how many tasks a function process is replaced",
+            ),
+            (
+                "max_memory_per_child",
+                size(),
+                "no limit".into(),
+                "a function process over this is replaced once its task has ended",
+            ),
+            ("prefetch", whole(), code(PREFETCH_DEFAULT), "messages held without a slot"),
+            (
+                "weights",
+                "table of queue = number".into(),
+                format!("`{WEIGHT_DEFAULT}` each"),
+                "turns of a queue for one turn of the others",
+            ),
+            (
+                "grace",
+                duration(),
+                shown(GRACE_DEFAULT),
+                "how long running attempts may go on after a stop; keep it under the platform's kill delay",
+            ),
+        ],
+    )
 }
 
 fn functions() -> Vec<Key> {
-    section("functions.NAME", vec![
-        ("package", text(), "this or `command`".into(), "the cargo package whose binary it is"),
-        ("command", "list of text".into(), "this or `package`".into(), "any executable that speaks the Lambda Runtime API, with its arguments"),
-        ("working_dir", path(), "this file's folder".into(), "where it is started"),
-        ("env", "table of text".into(), code("{}"), "its environment variables, beside those that the host sets"),
-        ("shutdown_grace", duration(), shown(SHUTDOWN_GRACE_DEFAULT), "how long a process may go on after it was asked to stop, before it is killed"),
-        ("in_flight", whole(), code(IN_FLIGHT_DEFAULT), "invocations that one process takes at the same time"),
-        ("init_timeout", duration(), shown(INIT_TIMEOUT_DEFAULT), "how long a process may take from its start to its first request for work"),
-        ("max_tasks_per_child", whole(), "as the worker says".into(), "after how many tasks a process is replaced; the smaller one holds"),
-    ])
+    section(
+        "functions.NAME",
+        vec![
+            ("package", text(), "this or `command`".into(), "the cargo package whose binary it is"),
+            (
+                "command",
+                "list of text".into(),
+                "this or `package`".into(),
+                "any executable that speaks the Lambda Runtime API, with its arguments",
+            ),
+            ("working_dir", path(), "this file's folder".into(), "where it is started"),
+            ("env", "table of text".into(), code("{}"), "its environment variables, beside those that the host sets"),
+            (
+                "shutdown_grace",
+                duration(),
+                shown(SHUTDOWN_GRACE_DEFAULT),
+                "how long a process may go on after it was asked to stop, before it is killed",
+            ),
+            ("in_flight", whole(), code(IN_FLIGHT_DEFAULT), "invocations that one process takes at the same time"),
+            (
+                "init_timeout",
+                duration(),
+                shown(INIT_TIMEOUT_DEFAULT),
+                "how long a process may take from its start to its first request for work",
+            ),
+            (
+                "max_tasks_per_child",
+                whole(),
+                "as the worker says".into(),
+                "after how many tasks a process is replaced; the smaller one holds",
+            ),
+        ],
+    )
 }
 
 fn tasks() -> Vec<Key> {
-    section("tasks.NAME", vec![
-        ("queue", "queue".into(), "what its type says, else `default`".into(), "where it goes if the call names no queue"),
-        ("function", "function".into(), "the one that knows it".into(), "who of the queue's functions runs it"),
-        ("timeout", duration(), "the queue's".into(), "a shorter limit of one attempt"),
-        ("max_attempts", whole(), "the queue's".into(), "fewer attempts"),
-        ("backoff", "table".into(), "the queue's".into(), "the pauses between attempts"),
-    ])
+    section(
+        "tasks.NAME",
+        vec![
+            (
+                "queue",
+                "queue".into(),
+                "what its type says, else `default`".into(),
+                "where it goes if the call names no queue",
+            ),
+            ("function", "function".into(), "the one that knows it".into(), "who of the queue's functions runs it"),
+            ("timeout", duration(), "the queue's".into(), "a shorter limit of one attempt"),
+            ("max_attempts", whole(), "the queue's".into(), "fewer attempts"),
+            ("backoff", "table".into(), "the queue's".into(), "the pauses between attempts"),
+        ],
+    )
 }
 
 fn schedules() -> Vec<Key> {
-    section("schedules.NAME", vec![
-        ("rate", duration(), "one of the three".into(), "fires again and again, e.g. `\"5 minutes\"`; whole seconds"),
-        ("cron", text(), "one of the three".into(), "fires by five fields as in crontab, or AWS's six, e.g. `\"0 3 * * ? *\"`"),
-        ("at", time(), "one of the three".into(), "fires once"),
-        ("timezone", text(), code(quote(TIMEZONE_DEFAULT)), "the zone of `cron`, `at`, `start` and `end`, e.g. `\"Europe/Berlin\"`"),
-        ("start", time(), "at once".into(), "does not fire earlier"),
-        ("end", time(), "never".into(), "does not fire later"),
-        ("jitter", duration(), code("0s"), "spreads each firing over this window"),
-        ("task", "task name".into(), required(), "what it enqueues"),
-        ("args", "table".into(), code("{}"), "the task's arguments"),
-        ("queue", "queue".into(), "the task's".into(), "where the task goes"),
-        ("overlap", words::<Overlap>(), word(Overlap::Allow), "what a tick does when the task of an earlier one has not settled"),
-        ("catch_up", words::<CatchUp>(), word(CatchUp::One), "what happens to ticks that were missed"),
-        ("enabled", flag(), code(true), "whether it fires at all"),
-    ])
+    section(
+        "schedules.NAME",
+        vec![
+            (
+                "rate",
+                duration(),
+                "one of the three".into(),
+                "fires again and again, e.g. `\"5 minutes\"`; whole seconds",
+            ),
+            (
+                "cron",
+                text(),
+                "one of the three".into(),
+                "fires by five fields as in crontab, or AWS's six, e.g. `\"0 3 * * ? *\"`",
+            ),
+            ("at", time(), "one of the three".into(), "fires once"),
+            (
+                "timezone",
+                text(),
+                code(quote(TIMEZONE_DEFAULT)),
+                "the zone of `cron`, `at`, `start` and `end`, e.g. `\"Europe/Berlin\"`",
+            ),
+            ("start", time(), "at once".into(), "does not fire earlier"),
+            ("end", time(), "never".into(), "does not fire later"),
+            ("jitter", duration(), code("0s"), "spreads each firing over this window"),
+            ("task", "task name".into(), required(), "what it enqueues"),
+            ("args", "table".into(), code("{}"), "the task's arguments"),
+            ("queue", "queue".into(), "the task's".into(), "where the task goes"),
+            (
+                "overlap",
+                words::<Overlap>(),
+                word(Overlap::Allow),
+                "what a tick does when the task of an earlier one has not settled",
+            ),
+            ("catch_up", words::<CatchUp>(), word(CatchUp::One), "what happens to ticks that were missed"),
+            ("enabled", flag(), code(true), "whether it fires at all"),
+        ],
+    )
 }
 
 fn section(section: &'static str, rows: Vec<(&'static str, String, String, &'static str)>) -> Vec<Key> {

@@ -146,9 +146,9 @@ fn rate(value: &DeValue<'_>) -> Reading<Duration> {
 fn cron(text: &str) -> Reading<String> {
     let text = line(LINE_CHARS_MAX)(text)?;
     let fields: Vec<&str> = text.split_whitespace().collect();
-    let all_allowed = text.bytes().all(|byte| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b' ' | b'*' | b'?' | b',' | b'-' | b'/' | b'#')
-    });
+    let all_allowed = text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b' ' | b'*' | b'?' | b',' | b'-' | b'/' | b'#'));
     if all_allowed && (fields.len() == 5 || fields.len() == 6) {
         return Ok(fields.join(" "));
     }
@@ -158,9 +158,8 @@ fn cron(text: &str) -> Reading<String> {
 
 /// The form of a zone's name; whether there is such a zone is known where zones are.
 fn timezone(text: &str) -> Reading<String> {
-    let all_allowed = text.bytes().all(|byte| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'-' | b'+')
-    });
+    let all_allowed =
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'-' | b'+'));
     let first_is_letter = text.starts_with(|c: char| c.is_ascii_alphabetic());
     if first_is_letter && all_allowed && text.len() <= 64 {
         return Ok(text.to_owned());
@@ -219,9 +218,7 @@ fn json(value: &DeValue<'_>) -> Reading<Value> {
             .ok_or_else(|| unfit(number.as_str()))?,
         DeValue::Boolean(flag) => Value::Bool(*flag),
         DeValue::Datetime(at) => Value::String(at.to_string()),
-        DeValue::Array(array) => {
-            array.iter().map(|element| json(element.get_ref())).collect::<Reading<_>>()?
-        }
+        DeValue::Array(array) => array.iter().map(|element| json(element.get_ref())).collect::<Reading<_>>()?,
         DeValue::Table(table) => {
             let entry = |(key, value): (&toml::Spanned<_>, &toml::Spanned<DeValue<'_>>)| {
                 let key: &std::borrow::Cow<'_, str> = key.get_ref();

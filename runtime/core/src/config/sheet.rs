@@ -5,7 +5,11 @@
 //! table of it. A value that cannot be read is noted and left out: the reader goes on with the
 //! default, and rules that look at that key again keep silent, so one mistake is told once.
 
-use std::{cell::RefCell, collections::BTreeMap, str::FromStr};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
 use toml::de::{DeTable, DeValue};
 
@@ -18,11 +22,14 @@ use crate::ids::InvalidName;
 
 /// Bytes of a configuration; a larger one is a file given by mistake.
 const TEXT_BYTES_MAX: usize = 1024 * 1024;
+/// Queues of a configuration, and workers, functions, tasks and schedules.
+const NAMED_MAX: usize = 1000;
 
 /// Where every key stands, and what is wrong so far.
 #[derive(Debug, Default)]
 pub(super) struct Sheet {
     places: RefCell<BTreeMap<String, Place>>,
+    wrong: RefCell<BTreeSet<String>>,
     mistakes: RefCell<Vec<Mistake>>,
     warnings: RefCell<Vec<Mistake>>,
 }
@@ -38,6 +45,7 @@ impl Sheet {
     /// Notes a problem of a value that came from `place`.
     pub(super) fn mistake_at(&self, place: Place, path: &str, problem: Problem) {
         let Problem { what, fix } = problem;
+        self.wrong.borrow_mut().insert(path.to_owned());
         self.mistakes.borrow_mut().push(Mistake { place, key: path.to_owned(), what, fix });
     }
 
@@ -70,7 +78,7 @@ impl Sheet {
     }
 
     fn is_wrong(&self, path: &str) -> bool {
-        self.mistakes.borrow().iter().any(|mistake| mistake.key == path)
+        self.wrong.borrow().contains(path)
     }
 
     /// Where the key stands; for one that was not given, the nearest table around it.
@@ -153,8 +161,8 @@ impl<'t> Lines<'t> {
 
 /// Puts a key behind a path. A key that TOML would want quoted is quoted, so that no two paths meet.
 pub(super) fn join(path: &str, key: &str) -> String {
-    let is_bare = !key.is_empty()
-        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    let is_bare =
+        !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     let key = if is_bare && key.len() <= 128 { key.to_owned() } else { quoted(key) };
     if path.is_empty() { key } else { format!("{path}.{key}") }
 }
@@ -196,11 +204,7 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 
     /// Reads a key. None where it is absent, and where it is wrong: that is then noted.
-    pub(super) fn read<T>(
-        &self,
-        key: &str,
-        of: impl FnOnce(&DeValue<'_>) -> Result<T, Problem>,
-    ) -> Option<T> {
+    pub(super) fn read<T>(&self, key: &str, of: impl FnOnce(&DeValue<'_>) -> Result<T, Problem>) -> Option<T> {
         let value = self.entries?.get(key)?;
         match of(value.get_ref()) {
             Ok(value) => Some(value),
@@ -220,12 +224,14 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 
     /// Opens each table of `[kind.NAME]`, whose names are checked.
-    pub(super) fn named<N: FromStr<Err = InvalidName>>(
-        &self,
-        kind: &str,
-        section: &str,
-    ) -> Vec<(N, Table<'a, 'i>)> {
+    pub(super) fn named<N: FromStr<Err = InvalidName>>(&self, kind: &str, section: &str) -> Vec<(N, Table<'a, 'i>)> {
         let group = Table { sheet: self.sheet, path: self.path(kind), entries: self.entries_of(kind) };
+        let count = group.keys().count();
+        if count > NAMED_MAX {
+            let fix = format!("at most {NAMED_MAX} are read: divide the application");
+            self.sheet.mistake(&group.path, Problem::new(format!("there are {count} of them"), fix));
+            return Vec::new();
+        }
         let mut found = Vec::new();
         for name in group.keys() {
             let table = group.table(name, section);
@@ -340,6 +346,16 @@ mod tests {
         assert!(open(&Sheet::default(), &deep).is_err());
         let dotted = format!("{}a = 1", "a.".repeat(100_000));
         assert!(open(&Sheet::default(), &dotted).is_err());
+    }
+
+    #[test]
+    fn a_text_full_of_mistakes_is_told_in_good_time() {
+        let config = |text: &str| crate::config::Config::parse(text, &crate::config::NoVars, &Default::default());
+        let unknown: String = (0..50_000).map(|n| format!("key_{n} = 1\n")).collect();
+        assert_eq!(config(&unknown).unwrap_err().iter().count(), 50_001, "each, and no app.name");
+        let queues: String = (0..1001).map(|n| format!("[queues.q{n}]\n")).collect();
+        let mistakes = config(&format!("[app]\nname = \"shop\"\n{queues}")).unwrap_err();
+        assert!(mistakes.to_string().contains("queues: there are 1001 of them"), "{mistakes}");
     }
 
     #[test]

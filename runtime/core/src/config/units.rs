@@ -17,8 +17,7 @@ const TEXT_BYTES_MAX: usize = 100;
 pub struct ByteSize(u64);
 
 /// The units of a size, largest first.
-const SIZE_UNITS: [(&str, u64); 5] =
-    [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const SIZE_UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 impl ByteSize {
     /// The size of `bytes` bytes.
@@ -95,7 +94,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
     Duration::try_from(signed).map_err(|_| no_duration("it cannot be negative"))
 }
 
-/// Shows a duration as one would write it, so that [`duration`] reads it back.
+/// Shows a duration as one would write it, so that reading it gives it back.
 #[must_use]
 pub fn show_duration(duration: Duration) -> String {
     const UNITS: [(&str, u128); 7] = [

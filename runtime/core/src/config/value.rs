@@ -72,9 +72,7 @@ impl Word for crate::row::AckMode {
 }
 
 /// Reads text and hands it on.
-pub(super) fn text_as<T>(
-    of: impl Fn(&str) -> Reading<T>,
-) -> impl Fn(&DeValue<'_>) -> Reading<T> {
+pub(super) fn text_as<T>(of: impl Fn(&str) -> Reading<T>) -> impl Fn(&DeValue<'_>) -> Reading<T> {
     move |value| match value {
         DeValue::String(text) => of(text),
         other => Err(Problem::new(format!("it is {}, not text", kind(other)), "write text in quotes")),
@@ -145,9 +143,7 @@ pub(super) fn decimal(bounds: RangeInclusive<f64>) -> impl Fn(&DeValue<'_>) -> R
 }
 
 /// A duration within bounds.
-pub(super) fn duration(
-    bounds: RangeInclusive<Duration>,
-) -> impl Fn(&DeValue<'_>) -> Reading<Duration> {
+pub(super) fn duration(bounds: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>) -> Reading<Duration> {
     move |value| {
         let duration = units::duration(&text_with_unit(value, "a duration", "s", "24h")?)?;
         if bounds.contains(&duration) {
@@ -162,11 +158,7 @@ pub(super) fn duration(
 pub(super) fn size(bounds: RangeInclusive<ByteSize>) -> impl Fn(&DeValue<'_>) -> Reading<ByteSize> {
     move |value| {
         let size = units::size(&text_with_unit(value, "a size", "MiB", "256MiB")?)?;
-        if bounds.contains(&size) {
-            Ok(size)
-        } else {
-            Err(out_of(&size.to_string(), &bounds, ToString::to_string))
-        }
+        if bounds.contains(&size) { Ok(size) } else { Err(out_of(&size.to_string(), &bounds, ToString::to_string)) }
     }
 }
 
@@ -184,9 +176,7 @@ pub(super) fn word<W: Word>(text: &str) -> Reading<W> {
 }
 
 /// A list, each element read by `of`.
-pub(super) fn list<T>(
-    of: impl Fn(&DeValue<'_>) -> Reading<T>,
-) -> impl Fn(&DeValue<'_>) -> Reading<Vec<T>> {
+pub(super) fn list<T>(of: impl Fn(&DeValue<'_>) -> Reading<T>) -> impl Fn(&DeValue<'_>) -> Reading<Vec<T>> {
     move |value| {
         let DeValue::Array(array) = value else {
             let what = format!("it is {}, not a list", kind(value));
@@ -198,9 +188,7 @@ pub(super) fn list<T>(
         }
         let mut list = Vec::with_capacity(array.len());
         for (index, element) in array.iter().enumerate() {
-            let in_element = |Problem { what, fix }| {
-                Problem::new(format!("element {}: {what}", index + 1), fix)
-            };
+            let in_element = |Problem { what, fix }| Problem::new(format!("element {}: {what}", index + 1), fix);
             list.push(of(element.get_ref()).map_err(in_element)?);
         }
         Ok(list)

@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     bounds::{
-        CONCURRENCY, GRACE, GRACE_DEFAULT, MEMORY, PREFETCH, PREFETCH_DEFAULT,
-        TASKS_PER_CHILD, WEIGHT, WEIGHT_DEFAULT,
+        CONCURRENCY, GRACE, GRACE_DEFAULT, MEMORY, PREFETCH, PREFETCH_DEFAULT, TASKS_PER_CHILD, WEIGHT, WEIGHT_DEFAULT,
     },
     route::default_queue,
     sheet::Table,
