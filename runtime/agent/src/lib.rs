@@ -1,1 +1,14 @@
-//! See Cargo.toml.
+//! The agent: feeds the host by its own long polls.
+//!
+//! * [`agent`]: from its start to the three phases of its shutdown.
+//! * [`programs`]: which executable a function is, and what environment it gets.
+//!
+//! Beside them run the receive loop (room first, then receive), the heartbeat and the sweep. An agent
+//! that is killed leaves leases that end: whoever sweeps next brings its tasks back.
+
+pub mod agent;
+mod beat;
+mod feeder;
+pub mod programs;
+
+pub use agent::{Agent, AgentError, AgentOptions, Stopper, Summary};

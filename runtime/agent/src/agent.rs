@@ -1,0 +1,289 @@
+//! One agent, from its start to the three bounded phases of its shutdown.
+//!
+//! Stop receiving; let attempts finish within the grace; interrupt the rest, which go back at once and
+//! spend no attempt. A second request to stop skips the grace. What a kill leaves behind, leases bring
+//! back.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rhubarb_core::{
+    backend::{Backend, StoreError, WorkerRecord, WorkerState},
+    config::{Config, QueueConfig, WithoutGpu, WorkerConfig},
+    ids::{QueueName, WorkerId},
+    time::Timestamp,
+};
+use rhubarb_host::{
+    attempt::Stop,
+    pipeline::{Host, HostParts},
+};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    beat::{self, Beat},
+    feeder::Feeder,
+    programs::{self, NoBinary},
+};
+
+/// With each renewal comes word of a cancellation, so none comes later than this.
+const RENEW_WITHIN: Duration = Duration::from_secs(1);
+/// What killing, reaping and settling may take after the functions' own grace.
+const LAST_PHASE_MAX: Duration = Duration::from_secs(15);
+
+/// What an agent is started with.
+pub struct AgentOptions {
+    /// Its name, unique among the living.
+    pub id: WorkerId,
+    /// Which queues it serves, and how.
+    pub worker: WorkerConfig,
+    /// The whole configuration.
+    pub config: Arc<Config>,
+    /// Where the work is.
+    pub backend: Arc<dyn Backend>,
+    /// The folder of the configuration.
+    pub root: PathBuf,
+    /// The process's environment, of which functions inherit a few.
+    pub vars: Vec<(OsString, OsString)>,
+    /// Purges its queues first.
+    pub purge: bool,
+    /// Serves no queue: sweeps alone.
+    pub scheduler_only: bool,
+}
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// It names a queue that the configuration does not have.
+    #[error("there is no queue `{0}`: the queues are {1}")]
+    UnknownQueue(QueueName, String),
+    /// The binary of a function is not there.
+    #[error(transparent)]
+    NoBinary(#[from] NoBinary),
+    /// The backend refuses: its name is taken, or it cannot be reached.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What an agent did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Every attempt ended by itself within the grace.
+    pub drained: bool,
+    /// Every outcome was written.
+    pub settled: bool,
+}
+
+/// Stops an agent from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    drain: CancellationToken,
+    now: CancellationToken,
+}
+
+impl Stopper {
+    /// Receives nothing more, lets attempts finish within the grace, interrupts the rest.
+    pub fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// Interrupts everything at once and hands it back.
+    pub fn now(&self) {
+        self.drain.cancel();
+        self.now.cancel();
+    }
+}
+
+/// An agent that is ready to run.
+pub struct Agent {
+    backend: Arc<dyn Backend>,
+    host: Arc<Host>,
+    worker: WorkerConfig,
+    queues: Vec<Arc<QueueConfig>>,
+    record: WorkerRecord,
+    stopper: Stopper,
+    shutdown_grace: Duration,
+}
+
+impl Agent {
+    /// Registers the worker and starts its functions.
+    ///
+    /// # Errors
+    ///
+    /// A live worker has its name; a queue or binary is missing; the backend cannot be reached.
+    pub async fn start(options: AgentOptions) -> Result<Self, AgentError> {
+        let AgentOptions { id, mut worker, config, backend, root, vars, purge, scheduler_only } = options;
+        if scheduler_only {
+            worker.queues.clear();
+        }
+        let queues = queues_of(&config, &worker)?;
+        worker.queues = queues.iter().map(|queue| queue.name.clone()).collect();
+        let slots = worker.concurrency.unwrap_or_else(cpus);
+        worker.concurrency = Some(slots);
+        let by_name: BTreeMap<QueueName, Arc<QueueConfig>> =
+            queues.iter().map(|queue| (queue.name.clone(), Arc::clone(queue))).collect();
+        let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(PathBuf::from));
+        let functions = programs::functions_of(&config, &worker, &by_name, &root, beside.as_deref(), &vars)?;
+        let shutdown_grace = functions.values().map(|spec| spec.config.shutdown_grace).max().unwrap_or_default();
+        let record = WorkerRecord {
+            id: id.clone(),
+            instance: uuid::Uuid::now_v7().to_string(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            started: Timestamp::from_system(SystemTime::now()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: WorkerState::Starting,
+            queues: worker.queues.clone(),
+            concurrency: slots,
+            prefetch: worker.prefetch,
+            functions: Vec::new(),
+            gpus: Vec::new(),
+            holds: Vec::new(),
+            silent_after: beat::SILENT_AFTER,
+        };
+        // The name first: two agents of one name must not purge or start functions for each other.
+        backend.workers().beat(&record).await?;
+        if purge {
+            for queue in &queues {
+                let purged = backend.purge(&queue.name).await?;
+                tracing::info!(queue.name = %queue.name, count = purged.count, "purged queue {}", queue.name);
+            }
+        }
+        let parts = HostParts {
+            backend: Arc::clone(&backend),
+            config,
+            id,
+            worker: worker.clone(),
+            functions,
+            renew_within: RENEW_WITHIN,
+        };
+        let mut host = Host::new(parts);
+        host.warm_up().await;
+        let stopper = Stopper { drain: CancellationToken::new(), now: CancellationToken::new() };
+        Ok(Self { backend, host: Arc::new(host), worker, queues, record, stopper, shutdown_grace })
+    }
+
+    /// A handle that stops it.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Works until stopped. Returns when every process it started is reaped.
+    pub async fn run(self) -> Summary {
+        let (id, slots) = (&self.record.id, self.worker.concurrency.unwrap_or(1));
+        let served: Vec<&str> = self.worker.queues.iter().map(QueueName::as_str).collect();
+        tracing::info!(worker.id = %id, slots, queues = served.join(","), "worker {id} is ready");
+        let end = CancellationToken::new();
+        let (state, states) = watch::channel(WorkerState::Running);
+        let (rows, row_watch) = watch::channel(BTreeMap::new());
+        let beat = Beat {
+            backend: Arc::clone(&self.backend),
+            host: Arc::clone(&self.host),
+            record: self.record.clone(),
+            state: states,
+            has_beaten: false,
+            rows,
+        };
+        let background = TaskTracker::new();
+        background.spawn(beat.run(end.clone()));
+        background.spawn(beat::sweep(Arc::clone(&self.host), self.record.clone(), end.clone()));
+        let (keeper, keep_until) = (Arc::clone(self.host.keeper()), end.clone());
+        background.spawn(async move { keeper.run(keep_until).await });
+        background.close();
+
+        let running = TaskTracker::new();
+        self.feed(row_watch, &running).await;
+        state.send_replace(WorkerState::Draining);
+        let summary = self.shut_down(&running).await;
+
+        end.cancel();
+        background.wait().await;
+        if let Err(error) = self.backend.workers().leave(&self.record.id, &self.record.instance).await {
+            tracing::warn!(error = %error, "cannot remove the worker's row; it counts as gone after a while");
+        }
+        summary
+    }
+
+    async fn feed(
+        &self,
+        mut rows: watch::Receiver<BTreeMap<QueueName, rhubarb_core::backend::QueueRow>>,
+        running: &TaskTracker,
+    ) {
+        let drain = &self.stopper.drain;
+        // What is paused must be known before the first receive.
+        drain.run_until_cancelled(rows.changed()).await;
+        if self.queues.is_empty() {
+            return drain.cancelled().await;
+        }
+        let slots = usize::try_from(self.worker.concurrency.unwrap_or(1)).unwrap_or(1).max(1);
+        let prefetch = usize::try_from(self.worker.prefetch).unwrap_or(0);
+        let feeder = Feeder {
+            backend: Arc::clone(&self.backend),
+            host: Arc::clone(&self.host),
+            worker: self.record.id.clone(),
+            queues: self.queues.clone(),
+            weights: self.queues.iter().map(|queue| self.worker.weight(&queue.name)).collect(),
+            rows,
+            room: Arc::new(Semaphore::new(slots + prefetch)),
+            slots: Arc::new(Semaphore::new(slots)),
+            running: running.clone(),
+            drain: drain.clone(),
+        };
+        feeder.run().await;
+    }
+
+    /// The second and third phase.
+    async fn shut_down(&self, running: &TaskTracker) -> Summary {
+        running.close();
+        let (id, grace) = (&self.record.id, self.worker.grace);
+        tracing::info!(worker.id = %id, attempts = self.host.keeper().held().len(), "worker {id} drains within {grace:?}");
+        let drained = tokio::select! {
+            () = running.wait() => true,
+            () = tokio::time::sleep(grace) => false,
+            () = self.stopper.now.cancelled() => false,
+        };
+        if !drained {
+            tracing::warn!(worker.id = %id, "worker {id} interrupts what still runs; it goes back to its queues");
+            // Functions are told and may leave a checkpoint; those that do not end are killed.
+            self.host.keeper().stop_all(Stop::Shutdown);
+            tokio::select! {
+                () = running.wait() => {}
+                () = tokio::time::sleep(self.shutdown_grace + LAST_PHASE_MAX) => self.host.hurry(),
+                () = self.stopper.now.cancelled() => self.host.hurry(),
+            }
+            // Bounded: killing a process group and reaping it is.
+            let _ = tokio::time::timeout(LAST_PHASE_MAX, running.wait()).await;
+        }
+        let settled = self.host.settled(LAST_PHASE_MAX).await;
+        self.host.functions().end().await;
+        tracing::info!(worker.id = %id, drained, settled, "worker {id} has stopped");
+        Summary { drained, settled }
+    }
+}
+
+/// The queues this worker feeds: known ones, and of those that want GPUs the ones that may run without.
+fn queues_of(config: &Config, worker: &WorkerConfig) -> Result<Vec<Arc<QueueConfig>>, AgentError> {
+    for queue in &worker.queues {
+        if config.queue(queue).is_none() {
+            let known: Vec<&str> = config.queues.keys().map(QueueName::as_str).collect();
+            return Err(AgentError::UnknownQueue(queue.clone(), known.join(", ")));
+        }
+    }
+    let (served, waiting): (Vec<&QueueConfig>, Vec<&QueueConfig>) =
+        config.queues_of(worker, false).partition(|queue| queue.gpus == 0 || queue.without_gpu == WithoutGpu::Cpu);
+    for queue in waiting {
+        tracing::warn!(queue.name = %queue.name, "queue {} wants {} GPUs and this worker has none: it is not served", queue.name, queue.gpus);
+    }
+    Ok(served.into_iter().map(|queue| Arc::new(queue.clone())).collect())
+}
+
+fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1))
+}

@@ -1,0 +1,188 @@
+//! One attempt in flight: what its function may ask about it, and how it is told to stop.
+//!
+//! It lives from the claim to the settlement. A crash loses it; the lease then ends and the reaper
+//! brings the task back.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use rhubarb_core::{
+    backend::{Log, Progress, Report, Won},
+    config::{QueueConfig, TaskPolicy},
+    envelope::{BlobRef, Envelope},
+    limits::PROGRESS_INTERVAL,
+};
+use tokio::sync::{Notify, watch};
+
+/// Why a function is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Its soft time limit has passed.
+    Timeout,
+    /// The agent shuts down.
+    Shutdown,
+    /// Somebody cancelled the task.
+    Requested,
+    /// A newer holder exists, or the task was settled: nothing of this attempt counts any more.
+    Lost,
+}
+
+impl Stop {
+    /// The word of the cancellation route.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Shutdown => "shutdown",
+            Self::Requested => "requested",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// Gives what a function has printed so far.
+pub type Peek = Arc<dyn Fn() -> Log + Send + Sync>;
+
+/// One attempt in flight.
+pub struct Attempt {
+    /// The task as it was won.
+    pub won: Won,
+    /// Its envelope.
+    pub envelope: Envelope,
+    /// Its queue.
+    pub queue: Arc<QueueConfig>,
+    /// What holds for it: the queue's policy, lowered by task and envelope.
+    pub policy: TaskPolicy,
+    stop: watch::Sender<Option<Stop>>,
+    /// Rung when a reason to stop comes, for whoever waits on the whole invocation.
+    bell: Notify,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Default)]
+struct Notes {
+    progress: Option<Progress>,
+    /// It is newer than what the store has.
+    unwritten: bool,
+    written_at: Option<Instant>,
+    checkpoint: Option<BlobRef>,
+    output: Option<BlobRef>,
+    peek: Option<Peek>,
+    log_bytes: usize,
+}
+
+impl Attempt {
+    /// An attempt that has just been won.
+    #[must_use]
+    pub fn new(won: Won, envelope: Envelope, queue: Arc<QueueConfig>, policy: TaskPolicy) -> Self {
+        let checkpoint = won.row.checkpoint.clone();
+        let notes = Mutex::new(Notes { checkpoint, ..Notes::default() });
+        Self { won, envelope, queue, policy, stop: watch::Sender::new(None), bell: Notify::new(), notes }
+    }
+
+    /// Tells the function to stop. The gravest reason counts.
+    pub fn stop(&self, why: Stop) {
+        let news = self.stop.send_if_modified(|current| {
+            let graver = current.is_none_or(|current| current < why);
+            if graver {
+                *current = Some(why);
+            }
+            graver
+        });
+        if news {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Waits for the next reason to stop.
+    pub async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    /// Why the function was told to stop, if it was.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Stop> {
+        *self.stop.borrow()
+    }
+
+    /// Follows the reason to stop.
+    #[must_use]
+    pub fn stops(&self) -> watch::Receiver<Option<Stop>> {
+        self.stop.subscribe()
+    }
+
+    /// Attempts in all: the least of what queue, task and envelope say.
+    #[must_use]
+    pub fn max_attempts(&self) -> u32 {
+        self.policy.retry.max_attempts.min(self.won.row.max_attempts)
+    }
+
+    /// Notes progress. Returns the report to write now, if the last one was written long enough ago;
+    /// otherwise [`Self::due_report`] gives it later.
+    pub fn note_progress(&self, progress: Progress, now: Instant) -> Option<Report> {
+        let mut notes = self.notes();
+        notes.progress = Some(progress);
+        notes.unwritten = true;
+        let due = notes.written_at.is_none_or(|at| now.duration_since(at) >= PROGRESS_INTERVAL);
+        due.then(|| self.take_report(&mut notes, now)).flatten()
+    }
+
+    /// What has come since the last report, if anything has: progress and output.
+    pub fn due_report(&self, now: Instant) -> Option<Report> {
+        self.take_report(&mut self.notes(), now)
+    }
+
+    fn take_report(&self, notes: &mut Notes, now: Instant) -> Option<Report> {
+        let log = notes.peek.as_ref().map(|peek| peek()).filter(|log| {
+            let bytes = log.text.len() + usize::try_from(log.dropped).unwrap_or(usize::MAX / 2);
+            bytes != std::mem::replace(&mut notes.log_bytes, bytes)
+        });
+        let progress = std::mem::take(&mut notes.unwritten).then(|| notes.progress.clone()).flatten();
+        if progress.is_none() && log.is_none() {
+            return None;
+        }
+        notes.written_at = Some(now);
+        Some(Report { id: self.won.id, fence: self.won.row.fence, progress, checkpoint: None, log })
+    }
+
+    /// Progress that was never written, to be written before the settlement.
+    pub fn last_progress(&self) -> Option<Report> {
+        let mut notes = self.notes();
+        notes.peek = None;
+        self.take_report(&mut notes, Instant::now())
+    }
+
+    /// Notes how to read what the function prints, while it runs.
+    pub fn watch_output(&self, peek: Peek) {
+        self.notes().peek = Some(peek);
+    }
+
+    /// The checkpoint to resume from: this attempt's own newest, else the one an earlier attempt left.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<BlobRef> {
+        self.notes().checkpoint.clone()
+    }
+
+    /// Notes a checkpoint that the store has.
+    pub fn note_checkpoint(&self, checkpoint: BlobRef) {
+        self.notes().checkpoint = Some(checkpoint);
+    }
+
+    /// Notes an output that was posted.
+    pub fn note_output(&self, output: BlobRef) {
+        self.notes().output = Some(output);
+    }
+
+    /// True if this very reference was given for an output posted by this attempt.
+    #[must_use]
+    pub fn posted(&self, output: &BlobRef) -> bool {
+        self.notes().output.as_ref() == Some(output)
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        // Nothing panics while it holds the lock; if something did, the notes are still whole.
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,77 @@
+//! From what a function said, or how it ended, to an outcome. Pure.
+
+use std::{borrow::Cow, time::Duration};
+
+use rhubarb_core::{
+    contract::Said,
+    limits::UNKNOWN_TASK_PATIENCE,
+    outcome::{Failure, Outcome, Output},
+};
+
+use crate::attempt::{Attempt, Stop};
+
+/// Turns what a function said about one record into the attempt's outcome. `chance` is drawn evenly
+/// from 0 to 1.
+#[must_use]
+pub fn said(attempt: &Attempt, said: Said, chance: f64) -> Outcome {
+    match said {
+        Said::Succeeded(Some(Output::Blob(blob))) if !attempt.posted(&blob) => {
+            let message = format!("the answer names the output `{}`, which this attempt never posted", blob.key);
+            failed(attempt, Failure::new(Failure::BAD_ANSWER, message), None, chance)
+        }
+        Said::Succeeded(output) => Outcome::Succeeded(output),
+        Said::Failed { failure, fatal: true, .. } => Outcome::Failed { failure, retry_in: None },
+        Said::Failed { failure, delay, fatal: false } => failed(attempt, failure, delay, chance),
+        Said::Snoozed(delay) => Outcome::Snoozed(delay),
+        Said::Interrupted => interrupted("the function was told of the shutdown and gave the task back"),
+        Said::Cancelled => stopped(attempt, chance),
+        Said::UnknownTask => unknown_task(attempt),
+        Said::Poisoned(failure) => Outcome::Poisoned(failure),
+    }
+}
+
+/// A failure that is tried again while attempts are left.
+#[must_use]
+pub fn failed(attempt: &Attempt, failure: Failure, delay: Option<Duration>, chance: f64) -> Outcome {
+    let number = attempt.won.row.attempt;
+    let retry_in =
+        (number < attempt.max_attempts()).then(|| delay.unwrap_or_else(|| attempt.policy.retry.delay(number, chance)));
+    Outcome::Failed { failure, retry_in }
+}
+
+/// Cut off by us; spends no attempt.
+#[must_use]
+pub fn interrupted(why: &'static str) -> Outcome {
+    Outcome::Interrupted { alone: false, why: Cow::Borrowed(why) }
+}
+
+/// The outcome of an attempt that stopped, or was stopped, before it was done.
+#[must_use]
+pub fn stopped(attempt: &Attempt, chance: f64) -> Outcome {
+    match attempt.stopped() {
+        Some(Stop::Timeout) => timed_out(attempt, chance),
+        Some(Stop::Shutdown) => interrupted("cut off by the shutdown of its worker"),
+        // Settling a lost attempt is refused, and noted in the history.
+        Some(Stop::Requested | Stop::Lost) | None => Outcome::Cancelled,
+    }
+}
+
+/// The attempt passed its time limit.
+#[must_use]
+pub fn timed_out(attempt: &Attempt, chance: f64) -> Outcome {
+    let message = format!("the attempt passed its time limit of {:?}", attempt.policy.timeout);
+    failed(attempt, Failure::new(Failure::TIMEOUT, message), None, chance)
+}
+
+/// A task that no function of its queue runs: a newer worker may be on its way, so it is put back with
+/// a growing delay (a quarter of its age so far) and buried after an hour.
+#[must_use]
+pub fn unknown_task(attempt: &Attempt) -> Outcome {
+    let (row, task, queue) = (&attempt.won.row, &attempt.won.task, &attempt.queue.name);
+    let age = row.started.since(row.submitted.max(attempt.envelope.not_before.unwrap_or_default()));
+    if age < UNKNOWN_TASK_PATIENCE {
+        return Outcome::Snoozed((age / 4).clamp(Duration::from_secs(1), Duration::from_secs(300)));
+    }
+    let message = format!("no function of queue {queue} runs `{task}`: check the name, or [queues.{queue}] functions");
+    Outcome::Failed { failure: Failure::new(Failure::UNKNOWN_TASK, message), retry_in: None }
+}

@@ -1,0 +1,159 @@
+//! Keeps leases alive while functions work.
+//!
+//! A lease that is not renewed ends by itself, so a crashed worker needs no cleanup. The keeper renews
+//! well before the end: one renewal may be lost. A renewal that the store refuses means that a newer
+//! claim exists or the task is settled; the attempt is then stopped, and nothing of it is settled. A
+//! message that the broker refuses to extend means only that a newer receipt exists: work goes on. A
+//! store out of reach stops nothing either: until somebody else claims, the holder is the holder.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rhubarb_core::{
+    backend::{Backend, Renewal, Report, StoreError},
+    ids::{QueueName, ReceiptHandle, TaskId},
+    limits::RENEWALS_PER_LEASE,
+    row::Renewed,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::{Attempt, Stop};
+
+/// Keeps the leases of one worker.
+pub struct Keeper {
+    backend: Arc<dyn Backend>,
+    /// No lease is renewed later than this after the last time, however long it is: with each renewal
+    /// comes word of a cancellation.
+    renew_within: Duration,
+    kept: Mutex<HashMap<TaskId, Entry>>,
+}
+
+struct Entry {
+    attempt: Arc<Attempt>,
+    renew_at: Instant,
+}
+
+/// A lease that is kept until this is dropped.
+pub struct Kept {
+    keeper: Arc<Keeper>,
+    id: TaskId,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.keeper.entries().remove(&self.id);
+    }
+}
+
+impl Keeper {
+    /// A keeper of nothing yet.
+    #[must_use]
+    pub fn new(backend: Arc<dyn Backend>, renew_within: Duration) -> Self {
+        Self { backend, renew_within, kept: Mutex::default() }
+    }
+
+    /// Keeps the lease of an attempt.
+    #[must_use]
+    pub fn keep(self: &Arc<Self>, attempt: Arc<Attempt>) -> Kept {
+        let id = attempt.won.id;
+        let renew_at = Instant::now() + self.interval(&attempt);
+        self.entries().insert(id, Entry { attempt, renew_at });
+        Kept { keeper: Arc::clone(self), id }
+    }
+
+    /// The tasks whose leases are kept.
+    #[must_use]
+    pub fn held(&self) -> Vec<TaskId> {
+        self.entries().keys().copied().collect()
+    }
+
+    /// Tells every attempt to stop.
+    pub fn stop_all(&self, why: Stop) {
+        for entry in self.entries().values() {
+            entry.attempt.stop(why);
+        }
+    }
+
+    /// Renews until told to end.
+    pub async fn run(&self, end: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.renew_within.min(Duration::from_millis(500)));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while end.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.renew_due(Instant::now()).await;
+        }
+    }
+
+    async fn renew_due(&self, now: Instant) {
+        let due = self.take_due(now);
+        let reports: Vec<Report> = due.iter().filter_map(|attempt| attempt.due_report(now)).collect();
+        let renewals: Vec<Renewal> = due.iter().map(|a| Renewal { id: a.won.id, fence: a.won.row.fence }).collect();
+        if renewals.is_empty() {
+            return;
+        }
+        for (attempt, answer) in due.iter().zip(self.backend.tasks().renew(&renewals).await) {
+            heed(attempt, answer);
+        }
+        self.extend_messages(&due).await;
+        if !reports.is_empty() {
+            // What a report says is said again by the next one; a refusal shows at the next renewal.
+            let _ = self.backend.tasks().report(&reports).await;
+        }
+    }
+
+    fn take_due(&self, now: Instant) -> Vec<Arc<Attempt>> {
+        let mut entries = self.entries();
+        let due = entries.values_mut().filter(|entry| entry.renew_at <= now);
+        due.map(|entry| {
+            entry.renew_at = now + self.interval(&entry.attempt);
+            Arc::clone(&entry.attempt)
+        })
+        .collect()
+    }
+
+    async fn extend_messages(&self, due: &[Arc<Attempt>]) {
+        let mut by_queue: HashMap<&QueueName, Vec<(ReceiptHandle, Duration)>> = HashMap::new();
+        for attempt in due {
+            if let Some(receipt) = &attempt.won.receipt {
+                by_queue.entry(&attempt.queue.name).or_default().push((receipt.clone(), attempt.queue.lease));
+            }
+        }
+        for (queue, receipts) in by_queue {
+            for answer in self.backend.broker().extend(queue, &receipts).await {
+                match answer {
+                    // A newer receipt is no trouble: the fencing token alone decides.
+                    Ok(()) | Err(StoreError::ReceiptExpired) => {}
+                    Err(error) => {
+                        tracing::warn!(queue.name = %queue, error = %error, "cannot extend a message of queue {queue}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn interval(&self, attempt: &Attempt) -> Duration {
+        (attempt.queue.lease / RENEWALS_PER_LEASE).min(self.renew_within)
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<TaskId, Entry>> {
+        // Nothing panics while it holds the lock; if something did, the map is still whole.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn heed(attempt: &Attempt, answer: Result<Renewed, StoreError>) {
+    let id = attempt.won.id;
+    match answer {
+        Ok(Renewed::Kept { cancel_asked: true }) => attempt.stop(Stop::Requested),
+        Ok(Renewed::Kept { cancel_asked: false }) => {}
+        Ok(Renewed::Lost) => {
+            if attempt.stopped() != Some(Stop::Lost) {
+                tracing::warn!(task.id = %id, lease.fence = attempt.won.row.fence.0, "task {id} was taken over or settled elsewhere: stopping this attempt");
+            }
+            attempt.stop(Stop::Lost);
+        }
+        Err(error) => tracing::warn!(task.id = %id, error = %error, "cannot renew the lease of task {id}; working on"),
+    }
+}

@@ -1,0 +1,19 @@
+//! Runs functions: the pipeline around each delivery, the Runtime API server, process supervision.
+//!
+//! * [`runtime_api`]: the conversation between host and function process, and its HTTP server.
+//! * [`process`]: one function process from its start to its reaping, and what it prints.
+//! * [`functions`]: the functions of a worker and the pool of their processes.
+//! * [`pipeline`]: open, keep, invoke, settle: one for every feeder.
+//! * [`attempt`], [`keeper`], [`judge`]: one attempt in flight, its lease, what it came to.
+//! * [`routes`]: what a function may ask of its host.
+//! * [`sweep`]: brings back what fell silent, rings what is due, forgets what is old.
+
+pub mod attempt;
+pub mod functions;
+pub mod judge;
+pub mod keeper;
+pub mod pipeline;
+pub mod process;
+pub mod routes;
+pub mod runtime_api;
+pub mod sweep;

@@ -1,0 +1,159 @@
+//! The sweep: brings back what fell silent, rings what is due, forgets what is old.
+//!
+//! It is part of every agent, one of which holds its role at a time, and of a scheduled function where
+//! no agent runs. All its writes are conditional on what it has read, so two sweeps at once, or one that
+//! crashes half-way, do no harm.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use rhubarb_core::{
+    backend::{Backend, BlobKey, StoreError},
+    ids::QueueName,
+    limits::DOORBELL_PATIENCE,
+    reaper::Reaper,
+    time::Timestamp,
+};
+use serde::Serialize;
+
+/// Rows of one kind that one sweep takes at most; the rest is for the next.
+const STEP: usize = 1000;
+
+/// What one sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Swept {
+    /// Silent tasks brought back or buried.
+    pub reaped: usize,
+    /// Doorbells rung.
+    pub rung: usize,
+    /// Rung rows whose doorbell was taken for lost.
+    pub lost: u64,
+    /// Waiting tasks cancelled because their queue was purged.
+    pub purged: u64,
+    /// Records and tombstones removed.
+    pub forgotten: u64,
+}
+
+/// What a sweep remembers from one run to the next.
+pub struct Sweep {
+    began: Instant,
+    reaper: Reaper,
+    empty_since: HashMap<QueueName, Instant>,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { began: Instant::now(), reaper: Reaper::new(), empty_since: HashMap::new() }
+    }
+}
+
+impl Sweep {
+    /// Sweeps once. `now` is the wall clock.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read. What was watched is then watched anew: nobody could renew either,
+    /// perhaps.
+    pub async fn run(
+        &mut self,
+        backend: &dyn Backend,
+        queues: &[QueueName],
+        now: Timestamp,
+    ) -> Result<Swept, StoreError> {
+        let swept = self.steps(backend, queues, now).await;
+        if swept.is_err() {
+            self.reaper.read_failed();
+        }
+        swept
+    }
+
+    async fn steps(
+        &mut self,
+        backend: &dyn Backend,
+        queues: &[QueueName],
+        now: Timestamp,
+    ) -> Result<Swept, StoreError> {
+        let reaped = self.reap(backend).await?;
+        let purged = cancel_purged(backend).await?;
+        let lost = self.find_lost_doorbells(backend, queues).await?;
+        let rung = ring(backend, now).await?;
+        let forgotten = forget(backend).await?;
+        Ok(Swept { reaped, rung, lost, purged, forgotten })
+    }
+
+    async fn reap(&mut self, backend: &dyn Backend) -> Result<usize, StoreError> {
+        let due = backend.tasks().due_leases(STEP).await?;
+        let ripe = self.reaper.observe(&due, self.began.elapsed());
+        if ripe.is_empty() {
+            return Ok(0);
+        }
+        let mut reaped = 0;
+        for (lease, answer) in ripe.iter().zip(backend.tasks().reap(&ripe).await) {
+            let (id, queue) = (lease.id, &lease.queue);
+            match answer {
+                Ok(settled) => {
+                    reaped += 1;
+                    let state = settled.state;
+                    tracing::warn!(task.id = %id, queue.name = %queue, "task {id} fell silent: its lease ended and it is {state} now");
+                }
+                // Renewed, settled or claimed since it was read.
+                Err(StoreError::Refused(_) | StoreError::NoTask(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(reaped)
+    }
+
+    async fn find_lost_doorbells(&mut self, backend: &dyn Backend, queues: &[QueueName]) -> Result<u64, StoreError> {
+        let mut lost = 0;
+        for queue in queues {
+            if !backend.broker().counts(queue).await?.is_empty() {
+                self.empty_since.remove(queue);
+                continue;
+            }
+            let since = *self.empty_since.entry(queue.clone()).or_insert_with(Instant::now);
+            if since.elapsed() >= DOORBELL_PATIENCE {
+                lost += backend.tasks().doorbells_lost(queue, STEP).await?;
+            }
+        }
+        Ok(lost)
+    }
+}
+
+async fn ring(backend: &dyn Backend, now: Timestamp) -> Result<usize, StoreError> {
+    let due = backend.tasks().due_rings(STEP).await?;
+    if due.is_empty() {
+        return Ok(0);
+    }
+    let answers = backend.ring(&due, now).await;
+    // One that failed stays due and is rung by the next sweep.
+    Ok(answers.into_iter().filter(Result::is_ok).count())
+}
+
+async fn cancel_purged(backend: &dyn Backend) -> Result<u64, StoreError> {
+    let mut cancelled = 0;
+    for row in backend.tasks().queues().await? {
+        if row.purged_before.is_some() {
+            cancelled += backend.tasks().cancel_purged(&row.queue, STEP).await?;
+        }
+    }
+    Ok(cancelled)
+}
+
+async fn forget(backend: &dyn Backend) -> Result<u64, StoreError> {
+    let (forgotten, blobs) = backend.tasks().forget(STEP).await?;
+    let keys: Vec<BlobKey> = blobs.into_iter().filter_map(|blob| BlobKey::new(blob.key).ok()).collect();
+    if !keys.is_empty() {
+        // A blob that stays behind costs its bytes and nothing else.
+        for error in backend.blobs().delete(&keys).await.into_iter().filter_map(Result::err) {
+            tracing::warn!(error = %error, "cannot delete a blob that nothing names any more");
+        }
+    }
+    Ok(forgotten)
+}
+
+/// How often a sweep runs where an agent holds its role: often enough that a silent task is back
+/// within two lease periods, also with the shortest leases.
+pub const EVERY: Duration = Duration::from_secs(1);
