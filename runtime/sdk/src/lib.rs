@@ -1,0 +1,19 @@
+//! Rhubarb: write functions, enqueue tasks, read results.
+
+mod context;
+mod error;
+mod function;
+mod new_task;
+mod task;
+mod task_error;
+
+pub use rhubarb_core as core;
+
+pub use self::{
+    context::{Blobs, CancelReason, Context, ContextError, Enqueued, Swept, ToHost},
+    error::Error,
+    function::Function,
+    new_task::{Enqueue, NewTask},
+    task::Task,
+    task_error::{BoxError, TaskError},
+};
