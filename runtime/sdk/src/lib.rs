@@ -1,5 +1,7 @@
 //! Rhubarb: write functions, enqueue tasks, read results.
 
+#[cfg(feature = "client")]
+pub mod client;
 mod context;
 mod error;
 mod function;
@@ -9,6 +11,8 @@ mod task_error;
 
 pub use rhubarb_core as core;
 
+#[cfg(feature = "client")]
+pub use self::client::{Client, ClientError, Handle, OutputError};
 pub use self::{
     context::{Blobs, CancelReason, Context, ContextError, Enqueued, Swept, ToHost},
     error::Error,
