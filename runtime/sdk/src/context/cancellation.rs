@@ -3,14 +3,11 @@
 //! A handler that never asks costs nothing. A poll that fails is repeated after a pause: the host that
 //! does not answer is going, or gone, and takes the process with it.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
 use rhubarb_core::ids::TaskId;
 use serde::Deserialize;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::AbortHandle};
 
 use super::{
     ContextError,
@@ -41,48 +38,46 @@ struct Said {
     reason: Option<CancelReason>,
 }
 
-/// The cancellation of one attempt.
-pub(crate) struct Cancellation {
-    said: watch::Sender<Option<CancelReason>>,
-    polling: Mutex<Option<JoinHandle<()>>>,
-}
+/// The cancellation of one attempt; nothing is allocated before somebody asks.
+#[derive(Default)]
+pub(crate) struct Cancellation(OnceLock<Watch>);
 
-impl Default for Cancellation {
-    fn default() -> Self {
-        Self { said: watch::Sender::new(None), polling: Mutex::default() }
-    }
+struct Watch {
+    said: watch::Sender<Option<CancelReason>>,
+    polling: Option<AbortHandle>,
 }
 
 impl Cancellation {
     /// What is known now.
     pub(super) fn reason(&self) -> Option<CancelReason> {
-        *self.said.borrow()
+        self.0.get().and_then(|watch| *watch.said.borrow())
     }
 
     /// Begins to poll, if nobody has asked before.
     pub(super) fn watch(&self, host: &Host, task: TaskId) {
-        if !host.is_there() {
-            return;
-        }
-        self.polling
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(|| tokio::spawn(poll(self.said.clone(), host.clone(), task)));
+        self.0.get_or_init(|| {
+            let said = watch::Sender::new(None);
+            let poll = || tokio::spawn(poll(said.clone(), host.clone(), task)).abort_handle();
+            Watch { polling: host.is_there().then(poll), said }
+        });
     }
 
-    /// Waits for a reason to stop; without a host there never is one.
+    /// Waits for a reason to stop, once somebody watches; without a host there never is one.
     pub(super) async fn wait(&self) -> CancelReason {
-        let mut said = self.said.subscribe();
-        match said.wait_for(Option::is_some).await {
-            Ok(reason) => reason.unwrap_or(CancelReason::Requested),
+        let reason = match self.0.get().map(|watch| watch.said.subscribe()) {
+            Some(mut said) => said.wait_for(Option::is_some).await.ok().and_then(|reason| *reason),
+            None => None,
+        };
+        match reason {
+            Some(reason) => reason,
             // The sender lives as long as we.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 
     /// Ends the poll: the attempt is over.
     pub(super) fn close(&self) {
-        if let Some(polling) = self.polling.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(polling) = self.0.get().and_then(|watch| watch.polling.as_ref()) {
             polling.abort();
         }
     }

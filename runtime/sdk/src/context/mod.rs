@@ -394,3 +394,6 @@ fn query(filter: &Filter) -> String {
     add("cursor", filter.cursor.as_ref().map(|cursor| cursor.0.clone()));
     query
 }
+
+#[cfg(test)]
+mod tests;
