@@ -12,8 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::group::OwnedGroup;
 use super::output::Output;
 use super::{
-    CapturedOutput, ExitStatus, KILL_WAIT_MAX, LAST_WORDS_WAIT_MAX, MEMORY_CHECK_EVERY, ProcessSpec, StartError,
-    memory, spawner,
+    CapturedOutput, ExitStatus, KILL_WAIT_MAX, LAST_WORDS_WAIT_MAX, MEMORY_CHECK_EVERY, ProcessSpec, StartError, memory,
 };
 use crate::runtime_api::{Answer, Exchange, Invocation, InvocationEnd, Phase, Routes, Server};
 
@@ -168,7 +167,7 @@ impl FunctionProcess {
             return Err(StartError::NoCommand { function: spec.function.clone() });
         };
         command.stdout(stdout).stderr(stderr);
-        let spawned = spawner::spawn(command).await;
+        let spawned = OwnedGroup::spawn(command).await;
         let group = spawned.map_err(|source| StartError::of_spawn(&spec, source))?;
 
         let over_memory = Arc::new(AtomicBool::new(false));

@@ -1,12 +1,15 @@
-//! The process group of one function: signalled as a whole, killed as a whole, and reaped.
+//! The process group of one function: spawned, signalled, killed and reaped as a whole.
 //!
-//! A thread per child waits for its end. While the leader is a zombie its id cannot belong to anybody
-//! else, so the rest of the group is killed then, and only afterwards is the leader reaped; signals
-//! take the same lock and are not sent once it is. Members whose parent died become children of
-//! process 1; where the host is process 1 (in a container), the thread reaps them too.
+//! One thread per child spawns it and waits for its end. While the leader is a zombie its id cannot
+//! belong to anybody else, so the rest of the group is killed then, and only afterwards is the leader
+//! reaped; signals take the same lock and are not sent once it is. Members whose parent died become
+//! children of process 1; where the host is process 1 (in a container), the thread reaps them too.
+//!
+//! If the host dies, the [guard](super::guard) kills the group.
 
 use std::io;
-use std::process::Child;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,12 +19,12 @@ use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, kill_process_group, test_kill_process_group, waitid,
     waitpgid,
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use super::{ExitStatus, GROUP_WAIT_MAX};
+use super::{ExitStatus, GROUP_WAIT_MAX, guard};
 
-/// The reaping thread needs next to no stack.
-const REAPER_STACK_BYTES: usize = 128 * 1024;
+/// The thread of a group needs next to no stack.
+const THREAD_STACK_BYTES: usize = 128 * 1024;
 
 /// Owns a process group: dropping it kills what is left of it, and the reaping goes on without it.
 #[derive(Debug)]
@@ -38,36 +41,30 @@ struct Group {
 }
 
 impl OwnedGroup {
-    /// Takes charge of a child that leads its own group.
-    pub(super) fn new(mut child: Child) -> io::Result<Self> {
-        let leader = Pid::from_child(&child);
-        let (ending, ended) = watch::channel(None);
-        let group = Arc::new(Group { leader, ours: Mutex::new(true) });
-        let reaped = Arc::clone(&group);
-        let reaper = thread::Builder::new()
-            .name(format!("reap-{}", leader.as_raw_nonzero()))
-            .stack_size(REAPER_STACK_BYTES)
-            .spawn(move || {
-                let status = reaped.reap();
-                ending.send_replace(Some(status));
-            });
-        if let Err(error) = reaper {
-            // Without a reaper there is no supervision: better no child at all.
-            group.signal(Signal::KILL);
-            let _ = child.wait();
-            return Err(error);
-        }
-        Ok(Self { group, ended })
+    /// Starts `command` as the leader of a group of its own. A group that nobody waits for any more is
+    /// killed.
+    pub(super) async fn spawn(mut command: Command) -> io::Result<Self> {
+        command.process_group(0);
+        let (started, group) = oneshot::channel();
+        thread::Builder::new()
+            .name("function".to_owned())
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(move || run(command, started))?;
+        group.await.map_err(|_| io::Error::other("the thread of the process has ended"))?
     }
 
     /// The id of the leader, and of the group.
     pub(super) fn id(&self) -> u32 {
-        self.group.leader.as_raw_nonzero().get().unsigned_abs()
+        self.group.leader.as_raw_pid().unsigned_abs()
     }
 
     /// Sends a signal to every member. Does nothing once the leader was reaped.
     pub(super) fn signal(&self, signal: Signal) {
-        self.group.signal(signal);
+        let ours = self.group.ours.lock().unwrap_or_else(PoisonError::into_inner);
+        if *ours {
+            // The only error that can happen is that nobody is left.
+            let _ = kill_process_group(self.group.leader, signal);
+        }
     }
 
     /// Becomes `Some` when the leader is reaped and the rest of the group is killed.
@@ -78,26 +75,39 @@ impl OwnedGroup {
 
 impl Drop for OwnedGroup {
     fn drop(&mut self) {
-        self.group.signal(Signal::KILL);
+        self.signal(Signal::KILL);
     }
 }
 
-impl Group {
-    fn signal(&self, signal: Signal) {
-        let ours = self.ours.lock().unwrap_or_else(PoisonError::into_inner);
-        if *ours {
-            // The only error that can happen is that nobody is left.
-            let _ = kill_process_group(self.leader, signal);
+/// The life of one group, on a thread of its own.
+fn run(mut command: Command, started: oneshot::Sender<io::Result<OwnedGroup>>) {
+    let child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
         }
-    }
+    };
+    // The command holds write ends of the output pipe, which only the child may keep.
+    drop(command);
+    let leader = Pid::from_child(&child);
+    guard::note(leader);
+    let (ending, ended) = watch::channel(None);
+    let group = Arc::new(Group { leader, ours: Mutex::new(true) });
+    // If nobody waits any more, the group is dropped here, and thereby killed.
+    let _ = started.send(Ok(OwnedGroup { group: Arc::clone(&group), ended }));
+    ending.send_replace(Some(group.reap()));
+}
 
+impl Group {
     /// Waits for the leader, ends what is left of its group, and reaps.
     fn reap(&self) -> ExitStatus {
         let leader = WaitId::Pid(self.leader);
-        let seen = wait(leader, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+        let seen = wait(leader.clone(), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         let mut ours = self.ours.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = kill_process_group(self.leader, Signal::KILL);
-        let reaped = wait(WaitId::Pid(self.leader), WaitIdOptions::EXITED);
+        guard::strike_out(self.leader);
+        let reaped = wait(leader, WaitIdOptions::EXITED);
         *ours = false;
         drop(ours);
         self.reap_members();

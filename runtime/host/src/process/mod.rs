@@ -4,14 +4,14 @@
 //! what it prints. It is ready once it has polled its first `next`. Whatever ends it (its own exit, a
 //! crash, [`stop`](FunctionProcess::stop), [`kill`](FunctionProcess::kill), or dropping the value)
 //! ends its whole group, and every invocation it still owed an answer ends with it. If the host itself
-//! is killed, Linux kills the child with it, and elsewhere the child finds its Runtime API gone.
+//! is killed, a guard that runs beside it kills the groups.
 
 mod error;
 mod function;
 mod group;
+mod guard;
 mod memory;
 mod output;
-mod spawner;
 mod spec;
 mod status;
 mod terminal;

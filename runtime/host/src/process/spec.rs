@@ -3,9 +3,11 @@
 use std::env;
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use rustix::fs::Access;
 
 use super::{INIT_TIMEOUT_DEFAULT, OUTPUT_BYTES_DEFAULT};
 
@@ -54,7 +56,7 @@ impl ProcessSpec {
     /// The command with its environment; none if there is no program. Its output is still unset.
     pub(super) fn command(&self, runtime_api: SocketAddr) -> Option<Command> {
         let (program, arguments) = self.command.split_first()?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(self.resolve(program));
         command.args(arguments).stdin(Stdio::null()).env_clear();
         for (name, value) in self.lambda_env() {
             command.env(name, value);
@@ -65,6 +67,19 @@ impl ProcessSpec {
             command.current_dir(dir);
         }
         Some(command)
+    }
+
+    /// Looks up a program without a slash, so that the standard library has no reason to fork. One
+    /// that is not found stays as it is; starting it says so.
+    fn resolve(&self, program: &OsString) -> PathBuf {
+        let program = Path::new(program);
+        let path = self.env.iter().rev().find(|(name, _)| name == "PATH");
+        let Some((_, path)) = path.filter(|_| program.components().count() == 1) else {
+            return program.to_owned();
+        };
+        let candidates = env::split_paths(path).map(|dir| dir.join(program));
+        let is_program = |path: &PathBuf| rustix::fs::access(path, Access::EXEC_OK).is_ok();
+        candidates.filter(|path| path.is_file()).find(is_program).unwrap_or_else(|| program.to_owned())
     }
 
     /// The variables that Lambda sets and Runtime API clients insist on.
@@ -131,6 +146,19 @@ mod tests {
         assert_eq!(variable(&spec(), "AWS_LAMBDA_MAX_CONCURRENCY"), None);
         let spec = ProcessSpec { concurrency: 4, ..spec() };
         assert_eq!(variable(&spec, "AWS_LAMBDA_MAX_CONCURRENCY").unwrap(), "4");
+    }
+
+    #[test]
+    fn a_bare_program_is_looked_up_in_the_path_of_the_function() {
+        let found = |command: &str, path: &str| {
+            let env = vec![("PATH".into(), path.into())];
+            let spec = ProcessSpec { env, ..ProcessSpec::new("x", vec![command.into()]) };
+            let command = spec.command((Ipv4Addr::LOCALHOST, 9001).into()).unwrap();
+            command.get_program().to_string_lossy().into_owned()
+        };
+        assert_eq!(found("sh", "/nowhere:/bin"), "/bin/sh");
+        assert_eq!(found("sh", "/nowhere"), "sh");
+        assert_eq!(found("./sh", "/bin"), "./sh");
     }
 
     #[test]
