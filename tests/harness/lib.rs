@@ -1,0 +1,240 @@
+//! What the whole-system tests share: an application in a folder of its own, and real agents.
+//!
+//! Agents are processes of the `rhubarb` command, so that they can be killed; functions are processes of
+//! theirs. Everything is stopped by its own handle, also when a test fails.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rhubarb::{
+    Client,
+    core::{
+        backend::TaskDetail,
+        ids::TaskId,
+        row::State,
+    },
+};
+use serde_json::{Value, value::RawValue};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    process::{Child, ChildStderr, Command},
+};
+
+/// Nothing that a test waits for takes so long on the slowest machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The path of a binary of this workspace, built beside the test.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let exe = std::env::current_exe().unwrap_or_default();
+    let mut folder = exe.parent().unwrap_or(Path::new(".")).to_owned();
+    if folder.ends_with("deps") {
+        folder.pop();
+    }
+    folder.join(name)
+}
+
+/// An application: a folder with a `rhubarb.toml`, and its store below it.
+pub struct App {
+    dir: TempDir,
+}
+
+impl App {
+    /// An application with these queues (TOML); the function `scripted` is there, and
+    /// runs every queue that names no other.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "a test cannot go on without its folder")]
+    pub fn new(toml: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let scripted = binary("scripted");
+        let scripted = scripted.to_string_lossy();
+        let text = format!(
+            "[app]\nname = \"tests\"\n\n[functions.scripted]\ncommand = ['{scripted}']\n\n{}\n",
+            toml.replace("{scripted}", &scripted),
+        );
+        std::fs::write(dir.path().join("rhubarb.toml"), text).expect("rhubarb.toml can be written");
+        Self { dir }
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A client of it.
+    #[expect(clippy::expect_used, reason = "a test cannot go on without its client")]
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::open(self.path()).expect("the application opens")
+    }
+
+    /// The `rhubarb` command in its folder, with these arguments.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("rhubarb"));
+        command.args(arguments).current_dir(self.path()).stdin(Stdio::null()).kill_on_drop(true);
+        command.env_remove("RUST_LOG");
+        command
+    }
+
+    /// Runs the command to its end.
+    #[expect(clippy::expect_used, reason = "a test cannot go on without the command")]
+    pub async fn run(&self, arguments: &[&str]) -> Ran {
+        let output = self.command(arguments).output();
+        let output = tokio::time::timeout(PATIENCE, output).await.expect("the command ends").expect("the command starts");
+        Ran {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Starts an agent with these arguments and waits until it is ready.
+    pub async fn agent(&self, arguments: &[&str]) -> AgentProcess {
+        let mut all = vec!["agent"];
+        all.extend(arguments);
+        AgentProcess::start(self.command(&all)).await
+    }
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// What it printed to standard error.
+    pub stderr: String,
+}
+
+/// A running agent.
+pub struct AgentProcess {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    log: String,
+}
+
+impl AgentProcess {
+    /// Starts an agent by this command and waits until it is ready.
+    #[expect(clippy::expect_used, reason = "a test cannot go on without its agent")]
+    pub async fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the agent starts");
+        let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let mut agent = Self { child, stderr, log: String::new() };
+        agent.saw("is ready").await;
+        agent
+    }
+
+    /// Waits until the agent logs a line with this text.
+    pub async fn saw(&mut self, text: &str) {
+        let find = async {
+            loop {
+                let mut line = String::new();
+                let read = self.stderr.read_line(&mut line).await;
+                self.log.push_str(&line);
+                if line.contains(text) {
+                    return true;
+                }
+                if !matches!(read, Ok(bytes) if bytes > 0) {
+                    return false;
+                }
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, find).await;
+        assert_eq!(found, Ok(true), "the agent never logged `{text}`; it logged:\n{}", self.log);
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap_or(0)
+    }
+
+    /// Ends it as a power cut would.
+    pub async fn kill(mut self) {
+        // It may be gone already.
+        let _ = self.child.kill().await;
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        if let Some(pid) = i32::try_from(self.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            // It may be gone already.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    /// Asks it to drain and waits for its end; returns its exit status and what it logged.
+    pub async fn stop(self) -> (ExitStatus, String) {
+        self.signal(rustix::process::Signal::TERM);
+        self.ended().await
+    }
+
+    /// Waits for its end; returns its exit status and what it logged.
+    #[expect(clippy::expect_used, reason = "an agent that never ends fails the test")]
+    pub async fn ended(mut self) -> (ExitStatus, String) {
+        let end = async {
+            let mut rest = String::new();
+            let _ = self.stderr.read_to_string(&mut rest).await;
+            self.log.push_str(&rest);
+            self.child.wait().await
+        };
+        let status = tokio::time::timeout(PATIENCE, end).await.expect("the agent ends").expect("the agent is reaped");
+        (status, std::mem::take(&mut self.log))
+    }
+}
+
+/// Enqueues a task of the scripted function.
+#[expect(clippy::expect_used, reason = "a test cannot go on without its task")]
+pub async fn enqueue(client: &Client, task: &str, args: Value, queue: &str) -> TaskId {
+    let args = RawValue::from_string(args.to_string()).expect("JSON");
+    let name = task.parse().expect("a task name");
+    client.enqueue_named(name, args).queue(queue).await.expect("the task is accepted").id()
+}
+
+/// Waits until a task is settled.
+#[expect(clippy::expect_used, reason = "a task that never settles fails the test")]
+pub async fn settled(client: &Client, id: TaskId) -> TaskDetail {
+    let state = client.wait(id, PATIENCE).await.expect("the task settles");
+    assert!(state.is_settled(), "task {id} is still {state}");
+    client.task(id).await.expect("the task is there")
+}
+
+/// Waits until a task is in this state.
+#[expect(clippy::expect_used, reason = "a task that is not there fails the test")]
+pub async fn reached(client: &Client, id: TaskId, state: State) -> TaskDetail {
+    until(async || {
+        let detail = client.task(id).await.expect("the task is there");
+        (detail.record.state == state).then_some(detail)
+    })
+    .await
+}
+
+/// Asks again and again until there is an answer: for facts that nothing announces.
+#[expect(clippy::expect_used, reason = "a fact that never comes true fails the test")]
+pub async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let mut look = tokio::time::interval(Duration::from_millis(10));
+    let found = async {
+        loop {
+            look.tick().await;
+            if let Some(found) = ask().await {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.expect("it comes true in time")
+}
+
+/// True while a process with this id is there (and is no zombie).
+#[must_use]
+pub fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
+    state.is_some_and(|state| state != "Z" && state != "X")
+}
