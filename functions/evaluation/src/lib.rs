@@ -4,8 +4,11 @@
 
 mod confusion;
 
+use bytes::Bytes;
 use platform::{ArtifactError, ArtifactName, Dataset, Model, sha256};
+use rhubarb::{Context, ContextError, Task, TaskError};
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 
 pub use confusion::{ClassScore, Confusion};
 
@@ -18,6 +21,12 @@ pub struct RunEvaluation {
     /// The data set; without a name, the one that the model was trained on.
     #[serde(default)]
     pub dataset: Option<ArtifactName>,
+}
+
+impl Task for RunEvaluation {
+    const NAME: &'static str = "run_evaluation";
+    const QUEUE: &'static str = "evaluation";
+    type Output = Evaluation;
 }
 
 /// How good a model is.
@@ -70,9 +79,29 @@ pub enum EvaluationError {
     },
 }
 
-/// Judges the model in one artifact by the held-out part of the data set in the other.
-pub fn evaluate(name: &ArtifactName, model: &[u8], dataset: &[u8]) -> Result<Evaluation, EvaluationError> {
-    let Model { network, trained_on } = Model::from_bytes(model)?;
+/// Runs the task. What is missing may be on its way: that is worth another attempt.
+pub async fn run_evaluation(task: RunEvaluation, cx: Context) -> Result<Evaluation, TaskError> {
+    let name = task.model;
+    let missing = format!("there is no model `{name}` yet: run `train_model` for it");
+    let model = artifact(&cx, &name.model_key(), missing).await?;
+    let model = Model::from_bytes(&model).map_err(TaskError::fatal)?;
+
+    let dataset = task.dataset.unwrap_or_else(|| model.trained_on.dataset.clone());
+    let missing = format!("there is no data set `{dataset}` yet: run `preprocess_dataset` for it");
+    let dataset = artifact(&cx, &dataset.dataset_key(), missing).await?;
+    spawn_blocking(move || evaluate(&name, &model, &dataset)).await?.map_err(TaskError::fatal)
+}
+
+async fn artifact(cx: &Context, key: &str, missing: String) -> Result<Bytes, TaskError> {
+    cx.blobs().get(key).await.map_err(|error| match error {
+        ContextError::NotFound(_) => TaskError::retry(missing).kind("no_artifact"),
+        error => error.into(),
+    })
+}
+
+/// Judges a model by the held-out part of the data set in an artifact.
+pub fn evaluate(name: &ArtifactName, model: &Model, dataset: &[u8]) -> Result<Evaluation, EvaluationError> {
+    let Model { network, trained_on } = model;
     let hash = sha256(dataset);
     let dataset = Dataset::from_bytes(dataset)?;
 
@@ -100,6 +129,7 @@ mod tests {
     use super::*;
     use ndarray::{arr1, arr2};
     use platform::{Layer, Network, Samples, TrainedOn};
+    use rhubarb::testing::Host;
 
     fn named(name: &str) -> ArtifactName {
         ArtifactName::try_from(name).unwrap()
@@ -128,7 +158,7 @@ mod tests {
     #[test]
     fn a_model_is_judged_by_the_held_out_part() {
         let dataset = the_brighter().to_bytes().unwrap();
-        let model = a_model(&dataset).to_bytes().unwrap();
+        let model = a_model(&dataset);
         let evaluation = evaluate(&named("m"), &model, &dataset).unwrap();
         assert_eq!((evaluation.pictures, evaluation.accuracy), (4, 0.75));
         assert_eq!(evaluation.confusion, [[2, 1], [0, 1]]);
@@ -137,7 +167,7 @@ mod tests {
     #[test]
     fn another_split_of_the_same_data_is_refused() {
         let dataset = the_brighter();
-        let model = a_model(&dataset.to_bytes().unwrap()).to_bytes().unwrap();
+        let model = a_model(&dataset.to_bytes().unwrap());
         let mut split_anew = dataset;
         split_anew.held_out.labels[0] = 1;
         let refusal = evaluate(&named("m"), &model, &split_anew.to_bytes().unwrap()).unwrap_err();
@@ -147,7 +177,7 @@ mod tests {
     #[test]
     fn another_data_set_of_the_same_shape_is_welcome() {
         let dataset = the_brighter();
-        let model = a_model(&dataset.to_bytes().unwrap()).to_bytes().unwrap();
+        let model = a_model(&dataset.to_bytes().unwrap());
         let other = Dataset { name: named("other"), ..dataset };
         evaluate(&named("m"), &model, &other.to_bytes().unwrap()).unwrap();
     }
@@ -155,10 +185,37 @@ mod tests {
     #[test]
     fn pictures_that_do_not_fit_are_refused() {
         let dataset = the_brighter();
-        let model = a_model(&dataset.to_bytes().unwrap()).to_bytes().unwrap();
+        let model = a_model(&dataset.to_bytes().unwrap());
         let wider = Dataset { classes: 3, ..dataset };
         let refusal = evaluate(&named("m"), &model, &wider.to_bytes().unwrap()).unwrap_err().to_string();
         let expected = "model `m` knows pictures of 2 pixels in 2 classes: `brighter` is no such data set";
         assert_eq!(refusal, expected);
+    }
+
+    #[tokio::test]
+    async fn the_task_judges_a_model_by_the_data_that_it_was_trained_on() {
+        let dataset = the_brighter().to_bytes().unwrap();
+        let model = a_model(&dataset).to_bytes().unwrap();
+        let host = Host::new().with_blob("models/m", model).with_blob("datasets/brighter", dataset);
+        let evaluation = host.run(run_evaluation, RunEvaluation { model: named("m"), dataset: None }).await.unwrap();
+        assert_eq!((evaluation.dataset, evaluation.accuracy), (named("brighter"), 0.75));
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_worth_another_attempt() {
+        let task = RunEvaluation { model: named("m"), dataset: None };
+        let no_model = Host::new().run(run_evaluation, task.clone()).await.unwrap_err();
+        let model = a_model(&the_brighter().to_bytes().unwrap()).to_bytes().unwrap();
+        let no_data = Host::new().with_blob("models/m", model).run(run_evaluation, task).await.unwrap_err();
+        assert!(matches!((&no_model, &no_data), (TaskError::Retry { .. }, TaskError::Retry { .. })));
+        assert_eq!(no_model.to_string(), "there is no model `m` yet: run `train_model` for it");
+        assert_eq!(no_data.to_string(), "there is no data set `brighter` yet: run `preprocess_dataset` for it");
+    }
+
+    #[tokio::test]
+    async fn a_model_that_cannot_be_read_is_refused_for_good() {
+        let host = Host::new().with_blob("models/m", "garbage");
+        let refusal = host.run(run_evaluation, RunEvaluation { model: named("m"), dataset: None }).await.unwrap_err();
+        assert!(matches!(refusal, TaskError::Fatal(_)), "{refusal}");
     }
 }

@@ -1,3 +1,9 @@
-//! The binary of the evaluation function.
+//! The evaluation function, as a host starts it.
 
-fn main() {}
+use evaluation::run_evaluation;
+use rhubarb::Function;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), rhubarb::Error> {
+    Function::new().on(run_evaluation).run().await
+}

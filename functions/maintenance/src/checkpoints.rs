@@ -1,10 +1,11 @@
 //! Which checkpoints have outlived their use.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
-use rhubarb_core::backend::{BlobInfo, BlobKey};
-use rhubarb_core::time::Timestamp;
+use rhubarb::core::backend::{BlobInfo, BlobKey};
+use rhubarb::core::time::Timestamp;
+use rhubarb::{Context, Task, TaskError};
 use serde::{Deserialize, Serialize};
 
 /// Removes checkpoints that are old and have newer ones of the same task.
@@ -40,12 +41,38 @@ pub struct KeepsNothing;
 /// What was removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CleanedUp {
-    /// Checkpoints that were looked at.
-    pub found: usize,
-    /// Checkpoints that are gone.
+    /// Checkpoints that the policy gives up.
+    pub outdated: usize,
+    /// Those of them that are gone now; the next run finds the rest.
     pub removed: usize,
     /// Their size.
     pub freed_bytes: u64,
+}
+
+impl Task for CleanupCheckpoints {
+    const NAME: &'static str = "cleanup_checkpoints";
+    const QUEUE: &'static str = "maintenance";
+    type Output = CleanedUp;
+}
+
+/// One run removes no more than this: it has seconds, and there is a next one.
+const REMOVALS_MAX: usize = 1_000;
+
+/// Runs the task, until its time is nearly over.
+pub async fn cleanup_checkpoints(policy: CleanupCheckpoints, cx: Context) -> Result<CleanedUp, TaskError> {
+    policy.validate().map_err(TaskError::fatal)?;
+    let blobs = cx.blobs().list("tasks").await?;
+    let outdated = outdated(&blobs, &policy, SystemTime::now().into());
+    let mut done = CleanedUp { outdated: outdated.len(), removed: 0, freed_bytes: 0 };
+    for checkpoint in outdated.into_iter().take(REMOVALS_MAX) {
+        if Instant::now() >= cx.soft_deadline() {
+            break;
+        }
+        cx.blobs().delete(checkpoint.key.as_str()).await?;
+        done.removed += 1;
+        done.freed_bytes += checkpoint.size;
+    }
+    Ok(done)
 }
 
 /// The checkpoints among `blobs` that the policy gives up, the oldest first. Other blobs are left alone.
@@ -59,7 +86,8 @@ pub fn outdated<'a>(blobs: &'a [BlobInfo], policy: &CleanupCheckpoints, now: Tim
     let written_before = now.before(Duration::from_secs(policy.max_age_seconds));
     let mut outdated = Vec::new();
     for mut checkpoints in by_task.into_values() {
-        checkpoints.sort_by_key(|blob| std::cmp::Reverse(blob.modified));
+        // Of two written in one moment the later name is the newer: hosts name them by time.
+        checkpoints.sort_by(|a, b| (b.modified, &b.key).cmp(&(a.modified, &a.key)));
         let superseded = checkpoints.into_iter().skip(policy.keep_last);
         outdated.extend(superseded.filter(|blob| blob.modified < written_before));
     }
@@ -67,11 +95,11 @@ pub fn outdated<'a>(blobs: &'a [BlobInfo], policy: &CleanupCheckpoints, now: Tim
     outdated
 }
 
-/// The task whose checkpoint this is: `tasks/TASK/FENCE/checkpoint`.
+/// The task whose checkpoint this is: `tasks/TASK/FENCE/checkpoint-NAME`.
 fn task_of(key: &BlobKey) -> Option<&str> {
     let mut parts = key.as_str().split('/');
     match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some("tasks"), Some(task), Some(_fence), Some("checkpoint"), None) => Some(task),
+        (Some("tasks"), Some(task), Some(_fence), Some(name), None) if name.starts_with("checkpoint-") => Some(task),
         _ => None,
     }
 }
@@ -79,6 +107,7 @@ fn task_of(key: &BlobKey) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rhubarb::testing::Host;
 
     const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -95,20 +124,20 @@ mod tests {
     #[test]
     fn old_checkpoints_go_and_the_newest_of_each_task_stays() {
         let blobs = [
-            blob("tasks/a/1/checkpoint", 300),
-            blob("tasks/a/2/checkpoint", 200),
-            blob("tasks/a/3/checkpoint", 100),
-            blob("tasks/b/1/checkpoint", 400),
+            blob("tasks/a/1/checkpoint-x", 300),
+            blob("tasks/a/2/checkpoint-x", 200),
+            blob("tasks/a/3/checkpoint-x", 100),
+            blob("tasks/b/1/checkpoint-x", 400),
         ];
-        assert_eq!(keys(&blobs, 60, 1), ["tasks/a/1/checkpoint", "tasks/a/2/checkpoint"]);
-        assert_eq!(keys(&blobs, 60, 2), ["tasks/a/1/checkpoint"]);
+        assert_eq!(keys(&blobs, 60, 1), ["tasks/a/1/checkpoint-x", "tasks/a/2/checkpoint-x"]);
+        assert_eq!(keys(&blobs, 60, 2), ["tasks/a/1/checkpoint-x"]);
     }
 
     #[test]
     fn young_checkpoints_stay() {
         let blobs =
-            [blob("tasks/a/1/checkpoint", 61), blob("tasks/a/2/checkpoint", 60), blob("tasks/a/3/checkpoint", 0)];
-        assert_eq!(keys(&blobs, 60, 1), ["tasks/a/1/checkpoint"]);
+            [blob("tasks/a/1/checkpoint-x", 61), blob("tasks/a/2/checkpoint-x", 60), blob("tasks/a/3/checkpoint-x", 0)];
+        assert_eq!(keys(&blobs, 60, 1), ["tasks/a/1/checkpoint-x"]);
         assert_eq!(keys(&blobs, u64::MAX, 1), Vec::<&str>::new());
     }
 
@@ -123,10 +152,27 @@ mod tests {
         let blobs = [
             blob("tasks/a/1/output", 900),
             blob("tasks/a/0/arguments", 900),
-            blob("models/checkpoint", 900),
-            blob("tasks/a/checkpoint", 900),
-            blob("tasks/a/1/checkpoint/x", 900),
+            blob("models/checkpoint-x", 900),
+            blob("tasks/a/checkpoint-x", 900),
+            blob("tasks/a/1/checkpoint-x/y", 900),
         ];
         assert_eq!(keys(&blobs, 60, 0), Vec::<&str>::new());
+    }
+
+    #[tokio::test]
+    async fn the_task_removes_what_the_policy_gives_up_and_nothing_else() {
+        let keys = ["tasks/a/1/checkpoint-1", "tasks/a/1/checkpoint-2", "tasks/a/1/output", "models/m"];
+        let host = keys.into_iter().fold(Host::new(), |host, key| host.with_blob(key, "12345"));
+        let done = host.run(cleanup_checkpoints, CleanupCheckpoints::default()).await.unwrap();
+        assert_eq!(done, CleanedUp { outdated: 1, removed: 1, freed_bytes: 5 });
+        assert_eq!(host.blob_keys(), ["models/m", "tasks/a/1/checkpoint-2", "tasks/a/1/output"]);
+    }
+
+    #[tokio::test]
+    async fn a_run_whose_time_is_over_leaves_the_rest_to_the_next() {
+        let host = Host::new().with_timeout(Duration::ZERO);
+        let host = host.with_blob("tasks/a/1/checkpoint-1", "1").with_blob("tasks/a/1/checkpoint-2", "2");
+        let done = host.run(cleanup_checkpoints, CleanupCheckpoints::default()).await.unwrap();
+        assert_eq!(done, CleanedUp { outdated: 1, removed: 0, freed_bytes: 0 });
     }
 }

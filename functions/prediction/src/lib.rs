@@ -9,7 +9,10 @@ mod picture;
 mod stains;
 mod tissue;
 
+use bytes::Bytes;
+use rhubarb::{Context, ContextError, Task, TaskError};
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 
 pub use picture::{PictureError, read_picture, write_picture};
 pub use stains::{Stain, deconvolve, stained_with};
@@ -27,8 +30,15 @@ pub const IMAGES_MAX: usize = 1_000;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuantifyTissue {
-    /// The blob keys of the pictures (PNG); without any, the sample that the function carries.
+    /// The blob keys of the pictures (PNG); `ihc.png` is the sample that the function carries, and without
+    /// any key it is measured.
     pub images: Vec<String>,
+}
+
+impl Task for QuantifyTissue {
+    const NAME: &'static str = "quantify_tissue";
+    const QUEUE: &'static str = "prediction";
+    type Output = QuantifiedTissue;
 }
 
 /// What was measured, in the order of the task's pictures.
@@ -51,4 +61,123 @@ pub struct TissueReport {
     pub threshold: f64,
     /// The key of the picture with the stained tissue tinted.
     pub overlay: String,
+    /// Where people find that picture: a path or a URL.
+    pub location: String,
+}
+
+/// Runs the task: a picture after the other, so that one task holds one picture in memory.
+pub async fn quantify_tissue(task: QuantifyTissue, cx: Context) -> Result<QuantifiedTissue, TaskError> {
+    let mut pictures = task.images;
+    if pictures.is_empty() {
+        pictures.push(SAMPLE.to_owned());
+    }
+    if pictures.len() > IMAGES_MAX {
+        let many = pictures.len();
+        return Err(TaskError::fatal(format!("`images` names {many} pictures: use {IMAGES_MAX} at most")));
+    }
+    let total = pictures.len();
+    let mut images = Vec::with_capacity(total);
+    for name in pictures {
+        if cx.is_cancelled() {
+            return Err(TaskError::cancelled());
+        }
+        images.push(measure(name, &cx).await?);
+        cx.progress(images.len(), total).await?;
+    }
+    Ok(QuantifiedTissue { images })
+}
+
+/// Measures one picture, and stores its overlay.
+async fn measure(image: String, cx: &Context) -> Result<TissueReport, TaskError> {
+    let bytes = picture(&image, cx).await?;
+    let measured = spawn_blocking(move || {
+        let found = quantify(&read_picture(&bytes)?);
+        write_picture(&found.overlay).map(|overlay| (found, overlay))
+    });
+    let (found, overlay) =
+        measured.await?.map_err(|source| TaskError::fatal(Unreadable { image: image.clone(), source }))?;
+    let key = format!("overlays/{image}");
+    cx.blobs().put(&key, overlay).await.map_err(final_if_invalid)?;
+    Ok(TissueReport {
+        image,
+        tissue_percent: 100.0 * found.tissue,
+        stained_percent: found.stained.map(|stained| 100.0 * stained),
+        threshold: found.threshold,
+        location: cx.blobs().locate(&key).await?,
+        overlay: key,
+    })
+}
+
+/// A picture of the store, or the sample.
+async fn picture(image: &str, cx: &Context) -> Result<Bytes, TaskError> {
+    if image == SAMPLE {
+        return Ok(Bytes::from_static(SAMPLE_BYTES));
+    }
+    cx.blobs().get(image).await.map_err(final_if_invalid)
+}
+
+/// A key that is none, or of no picture, is as wrong in the next attempt.
+fn final_if_invalid(error: ContextError) -> TaskError {
+    match error {
+        ContextError::Invalid(_) | ContextError::NotFound(_) => TaskError::fatal(error),
+        error => error.into(),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot measure picture `{image}`")]
+struct Unreadable {
+    image: String,
+    source: PictureError,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rhubarb::testing::Host;
+
+    fn pictures(keys: &[&str]) -> QuantifyTissue {
+        QuantifyTissue { images: keys.iter().map(ToString::to_string).collect() }
+    }
+
+    #[tokio::test]
+    async fn the_sample_is_measured_where_no_picture_is_named() {
+        let host = Host::new();
+        let output = host.run(quantify_tissue, pictures(&[])).await.unwrap();
+        let [report] = output.images.as_slice() else { panic!("{output:?}") };
+        assert_eq!((report.image.as_str(), report.overlay.as_str()), ("ihc.png", "overlays/ihc.png"));
+        assert_eq!(report.location, "memory:overlays/ihc.png");
+        assert!((report.stained_percent.unwrap() - 48.35).abs() < 0.5, "{report:?}");
+        let overlay = read_picture(&host.blob("overlays/ihc.png").unwrap()).unwrap();
+        assert_eq!(overlay.dimensions(), (512, 512));
+    }
+
+    #[tokio::test]
+    async fn each_picture_has_its_report_in_order() {
+        let glass = write_picture(&image::RgbImage::from_pixel(8, 8, image::Rgb([250; 3]))).unwrap();
+        let host = Host::new().with_blob("slides/a.png", SAMPLE_BYTES).with_blob("slides/b.png", glass);
+        let output = host.run(quantify_tissue, pictures(&["slides/b.png", "slides/a.png"])).await.unwrap();
+        let stained: Vec<_> = output.images.iter().map(|report| report.stained_percent.is_some()).collect();
+        assert_eq!(stained, [false, true]);
+        let last = host.progress().pop().unwrap();
+        assert_eq!((last.done, last.total), (2, 2));
+        assert!(host.blob("overlays/slides/a.png").is_some());
+    }
+
+    #[tokio::test]
+    async fn a_picture_that_cannot_be_measured_is_named_and_refused_for_good() {
+        let host = Host::new().with_blob("x.png", "garbage");
+        for key in ["x.png", "missing.png", "../secret.png"] {
+            let refusal = host.run(quantify_tissue, pictures(&[key])).await.unwrap_err();
+            assert!(matches!(refusal, TaskError::Fatal(_)), "{refusal}");
+            assert!(refusal.to_string().contains(&format!("`{key}`")), "{refusal}");
+        }
+    }
+
+    #[tokio::test]
+    async fn more_pictures_than_one_task_can_bear_are_refused() {
+        let images = vec![SAMPLE.to_owned(); IMAGES_MAX + 1];
+        let refusal = Host::new().run(quantify_tissue, QuantifyTissue { images }).await.unwrap_err();
+        assert_eq!(refusal.to_string(), "`images` names 1001 pictures: use 1000 at most");
+    }
 }

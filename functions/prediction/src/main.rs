@@ -1,3 +1,9 @@
-//! The binary of the prediction function.
+//! The prediction function, as a host starts it.
 
-fn main() {}
+use prediction::quantify_tissue;
+use rhubarb::Function;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), rhubarb::Error> {
+    Function::new().on(quantify_tissue).run().await
+}

@@ -7,7 +7,9 @@ mod digits;
 mod split;
 
 use platform::{ArtifactName, Dataset};
+use rhubarb::{Context, Task, TaskError};
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 
 pub use digits::{RawPictures, read_digits};
 pub use split::{SplitError, split};
@@ -24,6 +26,12 @@ pub struct PreprocessDataset {
     /// The share of each class that is held out for judging, above 0 and below 1.
     #[serde(default = "test_fraction_default")]
     pub test_fraction: f64,
+}
+
+impl Task for PreprocessDataset {
+    const NAME: &'static str = "preprocess_dataset";
+    const QUEUE: &'static str = "preprocessing";
+    type Output = PreprocessedDataset;
 }
 
 fn test_fraction_default() -> f64 {
@@ -62,6 +70,21 @@ pub enum PreprocessError {
     Pictures(#[from] csv::Error),
 }
 
+/// Runs the task. No argument that is refused today will be welcome tomorrow, so a refusal is final.
+pub async fn preprocess_dataset(task: PreprocessDataset, cx: Context) -> Result<PreprocessedDataset, TaskError> {
+    let dataset = spawn_blocking(move || task.prepare()).await?.map_err(TaskError::fatal)?;
+    let artifact = dataset.to_bytes().map_err(TaskError::fatal)?;
+    let stored = cx.blobs().put(&dataset.name.dataset_key(), artifact).await?;
+    Ok(PreprocessedDataset {
+        dataset: dataset.name,
+        key: stored.key,
+        sha256: stored.sha256,
+        classes: dataset.classes,
+        train: dataset.train.len(),
+        held_out: dataset.held_out.len(),
+    })
+}
+
 impl PreprocessDataset {
     /// Does the whole of the work, but for storing it.
     pub fn prepare(&self) -> Result<Dataset, PreprocessError> {
@@ -83,6 +106,8 @@ impl PreprocessDataset {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use platform::sha256;
+    use rhubarb::testing::Host;
 
     fn digits(seed: u64) -> PreprocessDataset {
         let dataset = ArtifactName::try_from("digits").unwrap();
@@ -116,5 +141,30 @@ mod tests {
         let dataset = ArtifactName::try_from("letters").unwrap();
         let refusal = PreprocessDataset { dataset, ..digits(0) }.prepare().unwrap_err().to_string();
         assert_eq!(refusal, "`dataset`: there is no data set `letters` here; use `digits`");
+    }
+
+    #[tokio::test]
+    async fn the_task_stores_the_data_set_under_its_name() {
+        let host = Host::new();
+        let output = host.run(preprocess_dataset, digits(0)).await.unwrap();
+        let stored = host.blob("datasets/digits").unwrap();
+        assert_eq!((output.key.as_str(), output.sha256), ("datasets/digits", sha256(&stored)));
+        let dataset = Dataset::from_bytes(&stored).unwrap();
+        assert_eq!((output.train, output.held_out), (dataset.train.len(), dataset.held_out.len()));
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_is_refused_for_good() {
+        let host = Host::new();
+        let everything = PreprocessDataset { test_fraction: 1.0, ..digits(0) };
+        let refusal = host.run(preprocess_dataset, everything).await.unwrap_err();
+        assert!(matches!(refusal, TaskError::Fatal(_)), "{refusal}");
+        assert_eq!(host.blob_keys(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_misspelt_argument_is_named() {
+        let refusal = serde_json::from_str::<PreprocessDataset>(r#"{"dataset":"digits","sed":1}"#).unwrap_err();
+        assert!(refusal.to_string().starts_with("unknown field `sed`"), "{refusal}");
     }
 }

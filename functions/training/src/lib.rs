@@ -7,9 +7,11 @@
 mod checkpoint;
 mod cpu;
 mod distort;
+mod handler;
 mod task;
 mod trainer;
 
 pub use cpu::Cpu;
+pub use handler::train_model;
 pub use task::{InvalidSetting, TrainModel, TrainedModel};
 pub use trainer::{Epoch, TrainError, Trainer};

@@ -1,6 +1,7 @@
 //! The task: what a user may choose, the defaults, the limits, and what comes back.
 
 use platform::ArtifactName;
+use rhubarb::Task;
 use serde::{Deserialize, Serialize};
 
 const EPOCHS_MAX: u32 = 100_000;
@@ -38,6 +39,12 @@ pub struct TrainModel {
     /// A checkpoint is kept each time that so many epochs are done.
     #[serde(default = "default::checkpoint_every")]
     pub checkpoint_every: u32,
+}
+
+impl Task for TrainModel {
+    const NAME: &'static str = "train_model";
+    const QUEUE: &'static str = "training";
+    type Output = TrainedModel;
 }
 
 mod default {
