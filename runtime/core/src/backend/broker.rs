@@ -161,13 +161,7 @@ impl Limits {
             message.attributes.iter().map(|(name, value)| name.len() + value.len() + "String".len()).sum();
         let bytes = message.body.len() + attributes;
         if bytes > self.message_bytes_max {
-            return Err(StoreError::Invalid(format!(
-                "the message has {bytes} bytes, the limit is {}: pass large arguments by a blob (the client does so over {} bytes)",
-                self.message_bytes_max, self.inline_bytes_max,
-            )));
-        }
-        if message.body.is_empty() {
-            return Err(StoreError::Invalid("the message body is empty: SQS refuses it".into()));
+            return Err(self.too_long(bytes));
         }
         if message.attributes.len() > self.attributes_max {
             let count = message.attributes.len();
@@ -192,12 +186,38 @@ impl Limits {
                 )));
             }
         }
-        match message.body.chars().find(|c| !sqs_accepts(*c)) {
+        self.check_body(&message.body)
+    }
+
+    /// Checks a body alone, as [`Self::check`] does.
+    ///
+    /// # Errors
+    ///
+    /// Names the limit and the way out.
+    pub fn check_body(&self, body: &str) -> Result<()> {
+        if body.len() > self.message_bytes_max {
+            return Err(self.too_long(body.len()));
+        }
+        if body.is_empty() {
+            return Err(StoreError::Invalid("the message body is empty: SQS refuses it".into()));
+        }
+        // Nearly every body is accepted by its bytes alone: no control character, nothing near U+FFFE.
+        if body.bytes().all(|byte| byte >= 0x20 && byte != 0xEF) {
+            return Ok(());
+        }
+        match body.chars().find(|c| !sqs_accepts(*c)) {
             Some(c) => {
                 Err(StoreError::Invalid(format!("the message body holds U+{:04X}, which SQS refuses", u32::from(c))))
             }
             None => Ok(()),
         }
+    }
+
+    fn too_long(&self, bytes: usize) -> StoreError {
+        StoreError::Invalid(format!(
+            "the message has {bytes} bytes, the limit is {}: pass large arguments by a blob (the client does so over {} bytes)",
+            self.message_bytes_max, self.inline_bytes_max,
+        ))
     }
 
     /// Checks a receive's numbers.

@@ -1,0 +1,76 @@
+//! From SQLite's errors to what a caller can choose from: try again, or mend something first.
+
+use std::{io, path::Path};
+
+use rhubarb_core::backend::StoreError;
+use rusqlite::ErrorCode;
+
+/// A failure inside a transaction: it takes the whole transaction with it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// SQLite's own.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file holds what this build never writes.
+    #[error("the store holds {0}")]
+    Damaged(String),
+    /// The writer lock cannot be had.
+    #[error("the writer lock: {0}")]
+    Lock(String),
+}
+
+/// A transaction's result.
+pub(crate) type Fallible<T> = std::result::Result<T, Fault>;
+
+impl Fault {
+    /// What the caller is told.
+    pub(crate) fn told(&self, what: &str) -> StoreError {
+        match self {
+            Self::Sqlite(error) => sqlite_error(error, what),
+            Self::Lock(_) => StoreError::unreachable(what, Told(self.to_string())),
+            Self::Damaged(found) => broken(what, format!("the store holds {found}; restore store.db from a copy")),
+        }
+    }
+}
+
+fn broken(what: &str, fix: impl Into<String>) -> StoreError {
+    StoreError::Broken { what: what.to_owned(), fix: fix.into() }
+}
+
+fn sqlite_error(error: &rusqlite::Error, what: &str) -> StoreError {
+    let fix = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "the disk is full: free some space",
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            "the folder or store.db is read-only: make it writable"
+        }
+        Some(ErrorCode::CannotOpen) => {
+            "store.db cannot be opened: make the folder and its files readable and writable for this user"
+        }
+        Some(ErrorCode::NotADatabase) => "store.db is not a database: move it away, or name another folder",
+        Some(ErrorCode::DatabaseCorrupt) => "store.db is damaged: restore it from a copy, or move it away",
+        _ => return StoreError::unreachable(what, Told(error.to_string())),
+    };
+    broken(what, fix)
+}
+
+/// Says why a folder or a file of the store cannot be used.
+pub(crate) fn path_error(error: &io::Error, what: &str, path: &Path) -> StoreError {
+    let path = path.display();
+    let fix = match error.kind() {
+        io::ErrorKind::PermissionDenied => format!("no permission for {path}: make it writable for this user"),
+        io::ErrorKind::ReadOnlyFilesystem => format!("{path} is on a read-only disk: name another folder"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            format!("the disk of {path} is full: free some space")
+        }
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            format!("{path} is not a folder: name another one")
+        }
+        _ => format!("{path}: {error}"),
+    };
+    broken(what, fix)
+}
+
+/// An error as text, where its own value cannot be kept: one commit's failure is many callers'.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Told(pub(crate) String);

@@ -1,0 +1,93 @@
+//! The joined verbs on the embedded store.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{policy, spec, store, worker};
+use rhubarb_core::{
+    backend::{Backend, Finish, Log, Settlement, Submitted, Take},
+    outcome::{Failure, Outcome, Output},
+    row::{AckMode, State},
+    time::Timestamp,
+};
+
+fn finish(won: &rhubarb_core::backend::Won, outcome: Outcome) -> Finish {
+    Finish {
+        queue: common::queue("q"),
+        settlement: Settlement {
+            id: won.id,
+            fence: won.row.fence,
+            outcome,
+            log: Log::default(),
+            keep: (Duration::from_secs(60), Duration::from_secs(60)),
+        },
+        receipt: won.receipt.clone(),
+        hideable: Duration::from_secs(600),
+    }
+}
+
+#[tokio::test]
+async fn a_task_is_submitted_taken_and_finished_in_either_mode() {
+    for ack in [AckMode::Lease, AckMode::Message] {
+        let store = store();
+        let submission = spec("q", "{\"a\":1}");
+        let answers = store.backend.submit(std::slice::from_ref(&submission), Timestamp(0)).await;
+        assert_eq!(answers[0].as_ref().unwrap(), &Submitted::New);
+        let (policy, worker) = (policy("q", ack), worker("w"));
+        let take = Take { policy: &policy, worker: &worker, max: 10, wait: Duration::ZERO };
+        let taken = store.backend.take(take).await.unwrap();
+        assert_eq!((taken.won.len(), taken.won[0].id, &taken.won[0].spec), (1, submission.id, &submission.spec));
+        assert_eq!(taken.won[0].receipt.is_some(), ack == AckMode::Message);
+        assert!(store.backend.take(take).await.unwrap().won.is_empty());
+        let output = Output::Inline(serde_json::value::RawValue::from_string("7".into()).unwrap());
+        let finished = store.backend.finish(&[finish(&taken.won[0], Outcome::Succeeded(Some(output)))]).await;
+        assert_eq!(finished[0].as_ref().unwrap().state, State::Succeeded);
+        let detail = store.backend.tasks().read(&[submission.id]).await.unwrap().pop().flatten().unwrap();
+        assert_eq!(detail.attempts[0].outcome.as_deref(), Some("succeeded"));
+        assert!(matches!(detail.record.output, Some(Output::Inline(output)) if output.get() == "7"));
+        assert!(store.backend.broker().counts(&common::queue("q")).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_failed_attempt_comes_back_after_its_delay_and_keeps_its_history() {
+    for ack in [AckMode::Lease, AckMode::Message] {
+        let store = store();
+        let submission = spec("q", "null");
+        store.backend.submit(std::slice::from_ref(&submission), Timestamp(0)).await;
+        let (policy, worker) = (policy("q", ack), worker("w"));
+        let take = Take { policy: &policy, worker: &worker, max: 10, wait: Duration::ZERO };
+        let first = store.backend.take(take).await.unwrap();
+        let failed =
+            Outcome::Failed { failure: Failure::new("oops", "first try"), retry_in: Some(Duration::from_secs(10)) };
+        store.backend.finish(&[finish(&first.won[0], failed)]).await.remove(0).unwrap();
+        store.clock.advance(Duration::from_millis(9_999));
+        assert!(store.backend.take(take).await.unwrap().won.is_empty());
+        store.clock.advance(Duration::from_millis(1));
+        let second = store.backend.take(take).await.unwrap();
+        assert_eq!(second.won[0].row.attempt, 2);
+        store.backend.finish(&[finish(&second.won[0], Outcome::Succeeded(None))]).await.remove(0).unwrap();
+        let detail = store.backend.tasks().read(&[submission.id]).await.unwrap().pop().flatten().unwrap();
+        let outcomes: Vec<_> = detail.attempts.iter().map(|attempt| attempt.outcome.as_deref().unwrap()).collect();
+        assert_eq!(outcomes, ["failed", "succeeded"]);
+        assert_eq!(detail.attempts[0].failure.as_ref().unwrap().message, "first try");
+        assert!(detail.record.failure.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_take_that_waits_is_woken_by_a_submit() {
+    let store = store();
+    let other = store.open_again();
+    let waiting = tokio::spawn({
+        let backend = store.backend.clone();
+        async move {
+            let (policy, worker) = (policy("q", AckMode::Lease), worker("w"));
+            let take = Take { policy: &policy, worker: &worker, max: 1, wait: Duration::from_secs(20) };
+            backend.take(take).await.unwrap().won.len()
+        }
+    });
+    other.submit(&[spec("q", "null")], Timestamp(0)).await.remove(0).unwrap();
+    assert_eq!(waiting.await.unwrap(), 1);
+}
