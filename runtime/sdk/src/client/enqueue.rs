@@ -22,7 +22,7 @@ use rhubarb_core::{
     ids::TaskId,
 };
 
-use super::{Client, ClientError, Handle, now};
+use super::{Client, ClientError, Handle};
 use crate::{
     context::Enqueued,
     new_task::{Enqueue, NewTask},
@@ -149,7 +149,7 @@ const fn enqueued(id: TaskId, submitted: Submitted) -> Enqueued {
 fn prepare(client: &Client, task: NewTask) -> Result<Prepared, ClientError> {
     let task = task.into_inner().map_err(ClientError::Invalid)?;
     let limits = client.backend().broker().limits();
-    Ok(task.prepare(client.config(), limits, now(), TaskId::mint())?)
+    Ok(task.prepare(client.config(), limits, client.now(), TaskId::mint())?)
 }
 
 /// Submits what is prepared: one result each, in order.
@@ -169,7 +169,7 @@ async fn submit(
         }
     }
     if !submissions.is_empty() {
-        let answers = client.backend().submit(&submissions, now()).await;
+        let answers = client.backend().submit(&submissions, client.now()).await;
         let mut answers = submissions.iter().zip(answers);
         for open in results.iter_mut().filter(|result| result.is_none()) {
             *open = answers.next().map(|(submission, answer)| Ok((submission.id, answer?)));

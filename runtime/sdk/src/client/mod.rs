@@ -56,6 +56,7 @@ const PROGRESS_STEP: Duration = Duration::from_millis(200);
 pub struct Client {
     backend: Arc<dyn Backend>,
     config: Arc<Config>,
+    clock: fn() -> Timestamp,
 }
 
 impl fmt::Debug for Client {
@@ -80,7 +81,18 @@ impl Client {
     /// A client of this backend, with this configuration.
     #[must_use]
     pub const fn new(backend: Arc<dyn Backend>, config: Arc<Config>) -> Self {
-        Self { backend, config }
+        Self { backend, config, clock: || Timestamp::from_system(SystemTime::now()) }
+    }
+
+    /// Counts delays from another clock than the system's: for tests that move their time.
+    #[must_use]
+    pub const fn with_clock(mut self, clock: fn() -> Timestamp) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.clock)()
     }
 
     /// The configuration.
@@ -262,9 +274,4 @@ impl Client {
     pub async fn workers(&self) -> Result<Vec<Heard>, ClientError> {
         Ok(self.backend.workers().list().await?)
     }
-}
-
-/// The wall clock: a producer's times are counted from it.
-fn now() -> Timestamp {
-    Timestamp::from_system(SystemTime::now())
 }

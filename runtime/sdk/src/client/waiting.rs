@@ -11,7 +11,7 @@ use rhubarb_core::{
 };
 use serde::Serialize;
 
-use super::{Client, ClientError, now};
+use super::{Client, ClientError};
 
 /// Why a task has not started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -53,7 +53,7 @@ impl Client {
     /// `NoTask`, or the backend is not reachable.
     pub async fn why_waiting(&self, id: TaskId) -> Result<Option<WaitReason>, ClientError> {
         let TaskRecord { state, queue, not_before, .. } = self.task(id).await?.record;
-        let later = not_before.filter(|at| *at > now());
+        let later = not_before.filter(|at| *at > self.now());
         Ok(match (state, later) {
             (State::Running | State::Succeeded | State::Failed | State::Cancelled | State::Expired, _) => None,
             (State::Waiting, _) => Some(WaitReason::Others),

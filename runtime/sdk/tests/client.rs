@@ -1,0 +1,376 @@
+//! The producer's side over a backend in memory; where a worker is needed, the test is one.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use rhubarb::{
+    Client, ClientError, Handle, NewTask, OutputError, Task, TaskId,
+    client::{ENQUEUE_WINDOW, WaitReason},
+    core::{
+        backend::{
+            Backend, ClaimPolicy, Filter, Finish, Log, Progress, Report, Settlement, Take, Won, WorkerRecord,
+            WorkerState,
+        },
+        config::{Config, NoVars, Overrides},
+        ids::{QueueName, TaskName, WorkerId},
+        outcome::{Failure, Outcome, Output},
+        row::{AckMode, State},
+        time::Timestamp,
+    },
+};
+use rhubarb_testkit::{MemoryBackend, MemoryOptions};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+const CONFIG: &str = r#"
+    [app]
+    name = "shop"
+    [functions.f]
+    package = "f"
+    [queues.high]
+    functions = ["f"]
+    timeout = "1m"
+    max_attempts = 3
+    [queues.low]
+    functions = ["f"]
+    [workers.all]
+    queues = ["high", "low"]
+    [tasks.configured]
+    queue = "low"
+"#;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Work {
+    n: u32,
+}
+
+impl Task for Work {
+    const NAME: &'static str = "work";
+    const QUEUE: &'static str = "high";
+    type Output = String;
+}
+
+/// A client, and the worker that the test plays.
+struct Shop {
+    client: Client,
+    backend: MemoryBackend,
+    worker: WorkerId,
+}
+
+impl Shop {
+    async fn open() -> Self {
+        let backend = MemoryBackend::new(MemoryOptions::default());
+        let config = Config::parse(CONFIG, &NoVars, &Overrides::default()).unwrap();
+        let specs: Vec<_> = config.queues.keys().map(spec).collect();
+        backend.broker().declare(&specs).await.unwrap();
+        let client = Client::new(Arc::new(backend.clone()), Arc::new(config));
+        // The time at which the clocks of tests start.
+        let client = client.with_clock(|| Timestamp(1_800_000_000_000));
+        Self { client, backend, worker: WorkerId::new("w1").unwrap() }
+    }
+
+    async fn take(&self, queue: &str) -> Vec<Won> {
+        let policy = policy(queue);
+        let take = Take { policy: &policy, worker: &self.worker, max: 10, wait: Duration::ZERO };
+        self.backend.take(take).await.unwrap().won
+    }
+
+    async fn settle(&self, won: Won, outcome: Outcome) {
+        let keep = (Duration::from_secs(60), Duration::from_secs(60));
+        let settlement = Settlement { id: won.id, fence: won.row.fence, outcome, log: log("printed"), keep };
+        let finish =
+            Finish { queue: queue("high"), settlement, receipt: won.receipt, hideable: Duration::from_secs(60) };
+        self.backend.finish(&[finish]).await.remove(0).unwrap();
+    }
+
+    async fn beat(&self, queues: &[&str]) {
+        let record = WorkerRecord {
+            id: self.worker.clone(),
+            instance: "i".into(),
+            host: "h".into(),
+            pid: 1,
+            started: Timestamp(0),
+            version: "0".into(),
+            state: WorkerState::Running,
+            queues: queues.iter().copied().map(queue).collect(),
+            concurrency: 1,
+            prefetch: 0,
+            functions: Vec::new(),
+            gpus: Vec::new(),
+            holds: Vec::new(),
+            silent_after: Duration::from_secs(30),
+        };
+        self.backend.workers().beat(&record).await.unwrap();
+    }
+
+    /// Runs every waiting task of a queue with this outcome.
+    async fn work(&self, outcome: impl Fn() -> Outcome) {
+        for won in self.take("high").await {
+            self.settle(won, outcome()).await;
+        }
+    }
+}
+
+fn queue(name: &str) -> QueueName {
+    QueueName::new(name).unwrap()
+}
+
+fn spec(queue: &QueueName) -> rhubarb::core::backend::QueueSpec {
+    rhubarb::core::backend::QueueSpec { queue: queue.clone(), max_receives: None, dead_letters: None }
+}
+
+fn policy(name: &str) -> ClaimPolicy {
+    ClaimPolicy {
+        queue: queue(name),
+        ack: AckMode::Lease,
+        lease: Duration::from_secs(30),
+        max_attempts: 3,
+        raw_task: None,
+        purged_before: None,
+        keep: (Duration::from_secs(60), Duration::from_secs(60)),
+    }
+}
+
+fn log(text: &str) -> Log {
+    Log { text: text.into(), dropped: 0 }
+}
+
+fn gave(json: &str) -> Outcome {
+    Outcome::Succeeded(Some(Output::Inline(RawValue::from_string(json.into()).unwrap())))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_needs_only_the_type() {
+    let shop = Shop::open().await;
+    let handle = shop.client.enqueue(Work { n: 1 }).await.unwrap();
+    assert!(matches!(
+        shop.client.output::<String>(handle.id()).await,
+        Err(OutputError::NotSettled { state: State::Queued, .. })
+    ));
+    let waiting = tokio::spawn(async move { handle.output().await });
+    shop.work(|| gave(r#""done""#)).await;
+    assert_eq!(waiting.await.unwrap().unwrap(), "done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_call_beats_the_configuration_which_beats_the_type() {
+    #[derive(Serialize, Deserialize)]
+    struct Configured;
+    impl Task for Configured {
+        const NAME: &'static str = "configured";
+        const QUEUE: &'static str = "high";
+        type Output = ();
+    }
+    let shop = Shop::open().await;
+    let queue_of = async |id| shop.client.task(id).await.unwrap().record.queue.to_string();
+    assert_eq!(queue_of(shop.client.enqueue(Configured).await.unwrap().id()).await, "low");
+    assert_eq!(queue_of(shop.client.enqueue(Configured).queue("high").await.unwrap().id()).await, "high");
+    assert_eq!(queue_of(shop.client.enqueue(Work { n: 1 }).await.unwrap().id()).await, "high");
+    let error = shop.client.enqueue(Configured).queue("hihg").await.unwrap_err();
+    assert!(matches!(&error, ClientError::Invalid(text) if text.contains("did you mean \"high\"")), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_is_taken_is_an_error_that_shows_the_task() {
+    let shop = Shop::open().await;
+    let id = TaskId::mint();
+    assert_eq!(shop.client.enqueue(Work { n: 1 }).id(id).await.unwrap().id(), id);
+    let error = shop.client.enqueue(Work { n: 2 }).id(id).await.unwrap_err();
+    assert!(matches!(error, ClientError::AlreadyExists { id: taken, state: State::Queued } if taken == id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_task_with_the_same_key_is_the_first() {
+    let shop = Shop::open().await;
+    let first = shop.client.enqueue(Work { n: 1 }).idempotency_key("k").await.unwrap();
+    let second = shop.client.enqueue(Work { n: 1 }).idempotency_key("k").await.unwrap();
+    assert_eq!((second.id(), first.existing(), second.existing()), (first.id(), false, true));
+    assert!(shop.client.enqueue(Work { n: 2 }).idempotency_key("k").await.is_err(), "other arguments");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_may_not_raise_its_queues_policy() {
+    let shop = Shop::open().await;
+    let error = shop.client.enqueue(Work { n: 1 }).max_attempts(9).await.unwrap_err();
+    assert!(error.to_string().contains("`max_attempts`"), "{error}");
+    let error = shop.client.enqueue(Work { n: 1 }).timeout(Duration::from_secs(61)).await.unwrap_err();
+    assert!(error.to_string().contains("`timeout`"), "{error}");
+    let error = shop.client.enqueue(Work { n: 1 }).ordering_key("k".repeat(129)).await.unwrap_err();
+    assert!(error.to_string().contains("`ordering_key`"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_arguments_and_outputs_travel_as_claim_checks() {
+    let shop = Shop::open().await;
+    let text = "x".repeat(200 * 1024);
+    let args = serde_json::value::to_raw_value(&text).unwrap();
+    let handle = shop.client.enqueue_named(TaskName::new("named").unwrap(), args).queue("high").await.unwrap();
+    let spec = shop.client.task(handle.id()).await.unwrap().spec.unwrap();
+    assert_eq!(spec.args.get(), "null");
+    let blob = shop.backend.blobs().check_out(&spec.blob.unwrap()).await.unwrap();
+    assert_eq!(serde_json::from_slice::<String>(&blob).unwrap(), text);
+
+    let key = rhubarb::core::backend::BlobKey::new("out").unwrap();
+    let blob = shop.backend.blobs().check_in(&key, blob).await.unwrap();
+    shop.work(|| Outcome::Succeeded(Some(Output::Blob(blob.clone())))).await;
+    assert_eq!(handle.output().await.unwrap().get().len(), text.len() + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_task_came_to_is_told_apart() {
+    let shop = Shop::open().await;
+    let handle = shop.client.enqueue(Work { n: 1 }).await.unwrap();
+    shop.work(|| gave("7")).await;
+    assert!(matches!(handle.output().await, Err(OutputError::Type { .. })), "a number is no text");
+
+    let handle = shop.client.enqueue(Work { n: 2 }).await.unwrap();
+    shop.work(|| Outcome::Failed { failure: Failure::new("k", "broken"), retry_in: None }).await;
+    let error = handle.output().await.unwrap_err();
+    assert_eq!(error.to_string(), format!("task {} failed: k: broken", handle.id()));
+
+    let handle = shop.client.enqueue(Work { n: 3 }).await.unwrap();
+    assert_eq!(handle.cancel().await.unwrap(), State::Cancelled);
+    assert!(matches!(handle.output().await, Err(OutputError::Cancelled(_))));
+    assert!(handle.cancel().await.is_err(), "it is settled");
+
+    let nobody: Handle<String> = shop.client.handle(TaskId::mint());
+    assert!(matches!(nobody.state().await, Err(ClientError::NoTask(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_after_its_time() {
+    let shop = Shop::open().await;
+    let handle = shop.client.enqueue(Work { n: 1 }).await.unwrap();
+    let began = tokio::time::Instant::now();
+    assert_eq!(shop.client.wait(handle.id(), Duration::from_secs(50)).await.unwrap(), State::Queued);
+    assert_eq!(began.elapsed().as_secs(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_is_a_stream_that_ends_when_the_task_is_settled() {
+    let shop = Shop::open().await;
+    let handle = shop.client.enqueue(Work { n: 1 }).await.unwrap();
+    let mut progress = Box::pin(handle.progress());
+    assert_eq!(progress.next().await.unwrap().unwrap().state, State::Queued);
+    let won = shop.take("high").await.remove(0);
+    let update = progress.next().await.unwrap().unwrap();
+    assert_eq!((update.state, update.attempt), (State::Running, 1));
+    let step = Progress { done: 3, total: 9, message: None };
+    let report = Report { id: won.id, fence: won.row.fence, progress: Some(step.clone()), checkpoint: None, log: None };
+    shop.backend.tasks().report(&[report]).await.remove(0).unwrap();
+    assert_eq!(progress.next().await.unwrap().unwrap().progress, Some(step));
+    shop.settle(won, gave("1")).await;
+    assert_eq!(progress.next().await.unwrap().unwrap().state, State::Succeeded);
+    assert!(progress.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_tasks_comes_in_whole_and_in_order() {
+    let shop = Shop::open().await;
+    let count = ENQUEUE_WINDOW * 2 + 7;
+    let ids: Vec<TaskId> = (0..count).map(|_| TaskId::mint()).collect();
+    let tasks = || {
+        let ids = ids.clone();
+        stream::iter(ids.into_iter().enumerate().map(|(n, id)| NewTask::new(&Work { n: n as u32 }).id(id)))
+    };
+    let results: Vec<_> = shop.client.enqueue_all(tasks()).map(Result::unwrap).collect().await;
+    assert!(results.iter().map(|enqueued| enqueued.id).eq(ids.iter().copied()));
+    assert!(results.iter().all(|enqueued| !enqueued.existing));
+    let again: Vec<_> = shop.client.enqueue_all(tasks()).map(Result::unwrap).collect().await;
+    assert!(again.iter().all(|enqueued| enqueued.existing), "the same ids change nothing");
+    let counts = shop.client.queues().await.unwrap();
+    assert_eq!(counts.iter().find(|status| status.queue.as_str() == "high").unwrap().waiting, count as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bad_task_of_a_stream_fails_alone() {
+    let shop = Shop::open().await;
+    let tasks = [NewTask::from(Work { n: 1 }), NewTask::from(Work { n: 2 }).queue("none"), Work { n: 3 }.into()];
+    let results: Vec<bool> = shop.client.enqueue_all(stream::iter(tasks)).map(|result| result.is_ok()).collect().await;
+    assert_eq!(results, [true, false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_stream_does_not_hold_back_what_it_has_given() {
+    let shop = Shop::open().await;
+    let (give, take) = tokio::sync::mpsc::unbounded_channel();
+    let tasks = stream::unfold(take, |mut take| async { take.recv().await.map(|task: Work| (task, take)) });
+    let mut results = Box::pin(shop.client.enqueue_all(tasks));
+    give.send(Work { n: 1 }).unwrap();
+    assert!(results.next().await.unwrap().is_ok());
+    give.send(Work { n: 2 }).unwrap();
+    assert!(results.next().await.unwrap().is_ok());
+    drop(give);
+    assert!(results.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_says_why_it_waits() {
+    let shop = Shop::open().await;
+    let id = shop.client.enqueue(Work { n: 1 }).await.unwrap().id();
+    let why = async |id| shop.client.why_waiting(id).await.unwrap();
+    assert_eq!(why(id).await.unwrap().to_string(), "no worker serves queue high");
+    shop.beat(&["low"]).await;
+    assert_eq!(why(id).await, Some(WaitReason::NoWorker(queue("high"))));
+    shop.beat(&["high"]).await;
+    assert_eq!(why(id).await, Some(WaitReason::Busy(queue("high"))));
+    shop.client.pause(&queue("high")).await.unwrap();
+    assert_eq!(why(id).await, Some(WaitReason::Paused(queue("high"))));
+    shop.client.resume(&queue("high")).await.unwrap();
+    let late = shop.client.enqueue(Work { n: 1 }).delay(Duration::from_secs(60)).await.unwrap().id();
+    assert_eq!(why(late).await, Some(WaitReason::Scheduled(Timestamp(1_800_000_060_000))));
+    shop.take("high").await;
+    assert_eq!(why(id).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn queues_show_what_waits_and_who_serves_it() {
+    let shop = Shop::open().await;
+    for n in 0..3 {
+        shop.client.enqueue(Work { n }).await.unwrap();
+    }
+    shop.client.enqueue(Work { n: 9 }).delay(Duration::from_secs(60)).await.unwrap();
+    shop.beat(&["high"]).await;
+    shop.client.pause(&queue("low")).await.unwrap();
+    let queues = shop.client.queues().await.unwrap();
+    let of = |name: &str| queues.iter().find(|status| status.queue.as_str() == name).unwrap();
+    let high = of("high");
+    assert_eq!((high.waiting, high.delayed, high.running, high.paused), (3, 1, 0, false));
+    assert_eq!(high.served_by, [WorkerId::new("w1").unwrap()]);
+    assert!(of("low").paused && of("low").served_by.is_empty());
+    assert_eq!(serde_json::to_value(high).unwrap()["class"], "ecs");
+    let error = shop.client.pause(&queue("none")).await.unwrap_err();
+    assert!(error.to_string().contains("default, high, low"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_cancels_what_waits_and_redrive_brings_back_what_failed() {
+    let shop = Shop::open().await;
+    let failed = shop.client.enqueue(Work { n: 1 }).await.unwrap();
+    shop.work(|| Outcome::Failed { failure: Failure::new("k", "m"), retry_in: None }).await;
+    assert_eq!(shop.client.redrive(&[failed.id()]).await.remove(0).unwrap(), State::Queued);
+    let purged = shop.client.purge(&[queue("high")]).await.unwrap();
+    assert_eq!(purged[0].1.count, 1);
+    assert_eq!(failed.state().await.unwrap(), State::Cancelled);
+    let logs = shop.client.logs(failed.id()).await.unwrap();
+    assert_eq!(logs[0].log.text, "printed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_are_listed_by_page() {
+    let shop = Shop::open().await;
+    for n in 0..5 {
+        shop.client.enqueue(Work { n }).await.unwrap();
+    }
+    let mut filter = Filter { queue: Some(queue("high")), limit: 2, ..Filter::default() };
+    let mut seen = 0;
+    loop {
+        let page = shop.client.tasks(&filter).await.unwrap();
+        seen += page.items.len();
+        filter.cursor = page.next;
+        if filter.cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, 5);
+}
