@@ -1,0 +1,198 @@
+//! A backend in memory: for tests of what stands on the seams, and for the simulation.
+//!
+//! One lock, one store, the protocol's verbs of the core, and the joined verbs with their default
+//! two-step bodies, so that a crash between the steps can be tried. Listings and due lists can lag as
+//! an eventually consistent index does; what is read by id never lags. Everything is lost at its end.
+
+mod broker;
+mod queues;
+mod rest;
+mod rows;
+mod tasks;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rhubarb_core::{
+    backend::{Backend, BlobKey, Blobs, Broker, Result, ScheduleRecord, Schedules, StoreError, Tasks, Workers},
+    ids::{QueueName, ScheduleName, TaskId},
+    limits::Limits,
+    row::Row,
+    time::{Now, Timestamp},
+};
+use tokio::sync::Notify;
+
+use self::{queues::Queues, rest::Roster, rows::Rows};
+use crate::{
+    clock::Clock,
+    faults::{Fault, Faults, Verb},
+};
+
+/// How an in-memory backend behaves.
+#[derive(Clone)]
+pub struct MemoryOptions {
+    /// Its clock.
+    pub clock: Clock,
+    /// What it may be asked for.
+    pub limits: Limits,
+    /// Listings, counts of tasks and due lists show what was true so long ago.
+    pub index_lag: Duration,
+    /// What goes wrong; nothing if absent.
+    pub faults: Option<Arc<dyn Faults>>,
+}
+
+impl Default for MemoryOptions {
+    /// AWS's limits on tokio's clock, no lag, no faults.
+    fn default() -> Self {
+        Self { clock: Clock::tokio(), limits: Limits::AWS, index_lag: Duration::ZERO, faults: None }
+    }
+}
+
+/// A backend in memory. Clones share it.
+#[derive(Clone)]
+pub struct MemoryBackend {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: MemoryOptions,
+    store: Mutex<Store>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Store {
+    queues: Queues,
+    rows: Rows,
+    blobs: BTreeMap<BlobKey, (Bytes, Timestamp)>,
+    schedules: BTreeMap<ScheduleName, ScheduleRecord>,
+    roster: Roster,
+}
+
+impl MemoryBackend {
+    /// An empty backend.
+    #[must_use]
+    pub fn new(options: MemoryOptions) -> Self {
+        let store = Store { rows: Rows::new(options.index_lag), ..Store::default() };
+        Self { shared: Arc::new(Shared { options, store: Mutex::new(store), changed: Notify::new() }) }
+    }
+
+    /// What its clock says.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        self.shared.options.clock.now()
+    }
+
+    /// A task's row as it stands: for checks between steps, past all faults.
+    #[must_use]
+    pub fn row(&self, id: TaskId) -> Option<Row> {
+        self.lock().rows.row(id).cloned()
+    }
+
+    /// How many messages of a queue hold `text`, hidden ones included: for checks between steps.
+    #[must_use]
+    pub fn messages_with(&self, queue: &QueueName, text: &str) -> usize {
+        self.lock().queues.bodies(queue).filter(|body| body.contains(text)).count()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        // A panic of another test's thread leaves whole values behind: each verb is one change.
+        self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.shared.options.limits
+    }
+
+    async fn fault(&self, verb: Verb) -> Fault {
+        match &self.shared.options.faults {
+            Some(faults) => faults.before(verb).await,
+            None => Fault::None,
+        }
+    }
+
+    /// Does one verb with one answer, unless a fault forbids.
+    async fn whole<T>(&self, verb: Verb, act: impl FnOnce(&mut Store, Now, Fault) -> Result<T>) -> Result<T> {
+        let fault = self.fault(verb).await;
+        match fault {
+            Fault::CrashBefore => std::future::pending().await,
+            Fault::Refuse => Err(out_of_reach(verb)),
+            Fault::None | Fault::LoseAnswer | Fault::CrashAfter | Fault::Lose | Fault::Duplicate => {
+                let answer = act(&mut self.lock(), self.now(), fault);
+                if !verb.only_reads() {
+                    self.shared.changed.notify_waiters();
+                }
+                match fault {
+                    Fault::CrashAfter => std::future::pending().await,
+                    Fault::LoseAnswer => Err(out_of_reach(verb)),
+                    _ => answer,
+                }
+            }
+        }
+    }
+
+    /// Does one verb with one answer per item, unless a fault forbids.
+    async fn each<T>(
+        &self,
+        verb: Verb,
+        count: usize,
+        act: impl FnOnce(&mut Store, Now, Fault) -> Vec<Result<T>>,
+    ) -> Vec<Result<T>> {
+        if count == 0 {
+            return Vec::new();
+        }
+        match self.whole(verb, |store, now, fault| Ok(act(store, now, fault))).await {
+            Ok(answers) => answers,
+            Err(error) => (0..count).map(|_| Err(error.clone())).collect(),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for MemoryBackend {
+    fn broker(&self) -> &dyn Broker {
+        self
+    }
+
+    fn tasks(&self) -> &dyn Tasks {
+        self
+    }
+
+    fn blobs(&self) -> &dyn Blobs {
+        self
+    }
+
+    fn schedules(&self) -> &dyn Schedules {
+        self
+    }
+
+    fn workers(&self) -> &dyn Workers {
+        self
+    }
+
+    async fn wait_ready(&self, queues: &[QueueName], wait: Duration) -> Result<()> {
+        let give_up = self.now().lease.after(wait);
+        loop {
+            let changed = self.shared.changed.notified();
+            let next = {
+                let store = self.lock();
+                queues.iter().filter_map(|queue| store.queues.next_visible(queue)).min()
+            };
+            let now = self.now().lease;
+            if now >= give_up || next.is_some_and(|next| next <= now) {
+                return Ok(());
+            }
+            let until = next.map_or(give_up, |next| next.min(give_up));
+            self.shared.options.clock.wait(changed, until).await;
+        }
+    }
+}
+
+fn out_of_reach(verb: Verb) -> StoreError {
+    StoreError::unreachable(format!("do {verb:?}"), std::io::Error::other("a fault that a test asked for"))
+}

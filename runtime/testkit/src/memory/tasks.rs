@@ -1,0 +1,153 @@
+//! The rows' face.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rhubarb_core::{
+    backend::{
+        ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Page, QueueRow, Renewal, Report, Result, Settlement,
+        StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
+    },
+    envelope::BlobRef,
+    ids::{FencingToken, QueueName, TaskId},
+    outcome::Failure,
+    row::{Renewed, Settled, State},
+    time::Timestamp,
+};
+
+use super::MemoryBackend;
+use crate::faults::Verb;
+
+#[async_trait]
+impl Tasks for MemoryBackend {
+    async fn submit(&self, submissions: &[Submission]) -> Vec<Result<Submitted>> {
+        let limits = self.limits();
+        self.each(Verb::Submit, submissions.len(), |store, now, _| {
+            submissions.iter().map(|submission| store.rows.submit(submission, limits, now)).collect()
+        })
+        .await
+    }
+
+    async fn claim(&self, requests: &[ClaimRequest<'_>]) -> Vec<Result<ClaimAnswer>> {
+        let limits = self.limits();
+        self.each(Verb::Claim, requests.len(), |store, now, _| {
+            requests.iter().map(|request| Ok(store.rows.claim(request, limits, now))).collect()
+        })
+        .await
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<Renewed>> {
+        self.each(Verb::Renew, renewals.len(), |store, now, _| {
+            renewals.iter().map(|renewal| Ok(store.rows.renew(*renewal, now))).collect()
+        })
+        .await
+    }
+
+    async fn report(&self, reports: &[Report]) -> Vec<Result<()>> {
+        self.each(Verb::Report, reports.len(), |store, now, _| {
+            reports.iter().map(|report| store.rows.report(report, now)).collect()
+        })
+        .await
+    }
+
+    async fn settle(&self, settlements: &[Settlement]) -> Vec<Result<Settled>> {
+        let limits = self.limits();
+        self.each(Verb::Settle, settlements.len(), |store, now, _| {
+            settlements.iter().map(|settlement| store.rows.settle(settlement, limits, now)).collect()
+        })
+        .await
+    }
+
+    async fn bury_poison(&self, queue: &QueueName, poison: &[(TaskId, String, Failure)]) -> Vec<Result<()>> {
+        self.each(Verb::BuryPoison, poison.len(), |store, now, _| {
+            poison.iter().map(|(id, body, failure)| store.rows.bury_poison(queue, *id, body, failure, now)).collect()
+        })
+        .await
+    }
+
+    async fn read(&self, ids: &[TaskId]) -> Result<Vec<Option<TaskDetail>>> {
+        self.whole(Verb::Read, |store, _, _| Ok(ids.iter().map(|id| store.rows.read(*id)).collect())).await
+    }
+
+    async fn list(&self, filter: &Filter) -> Result<Page<TaskRecord>> {
+        self.whole(Verb::List, |store, now, _| store.rows.list(filter, now)).await
+    }
+
+    async fn count(&self) -> Result<Vec<StateCount>> {
+        self.whole(Verb::Count, |store, now, _| Ok(store.rows.count(now))).await
+    }
+
+    async fn wait_settled(&self, ids: &[TaskId], wait: Duration) -> Result<Vec<Option<State>>> {
+        let give_up = self.now().lease.after(wait);
+        loop {
+            let changed = self.shared.changed.notified();
+            let read = |store: &super::Store| ids.iter().map(|id| store.rows.state(*id)).collect::<Vec<_>>();
+            let states = self.whole(Verb::WaitSettled, |store, _, _| Ok(read(store))).await?;
+            let one_is_settled = states.iter().flatten().any(|state| state.is_settled());
+            if one_is_settled || self.now().lease >= give_up {
+                return Ok(states);
+            }
+            self.shared.options.clock.wait(changed, give_up).await;
+        }
+    }
+
+    async fn due_leases(&self, limit: usize) -> Result<Vec<DueLease>> {
+        self.whole(Verb::DueLeases, |store, now, _| Ok(store.rows.due_leases(limit, now))).await
+    }
+
+    async fn reap(&self, leases: &[DueLease]) -> Vec<Result<Settled>> {
+        self.each(Verb::Reap, leases.len(), |store, now, _| {
+            leases.iter().map(|lease| store.rows.reap(lease, now)).collect()
+        })
+        .await
+    }
+
+    async fn due_rings(&self, limit: usize) -> Result<Vec<DueRing>> {
+        self.whole(Verb::DueRings, |store, now, _| Ok(store.rows.due_rings(limit, now))).await
+    }
+
+    async fn rung(&self, rings: &[(TaskId, FencingToken)]) -> Vec<Result<()>> {
+        self.each(Verb::Rung, rings.len(), |store, now, _| {
+            rings.iter().map(|(id, fence)| store.rows.rung(*id, *fence, now)).collect()
+        })
+        .await
+    }
+
+    async fn doorbells_lost(&self, queue: &QueueName, limit: usize) -> Result<u64> {
+        self.whole(Verb::DoorbellsLost, |store, now, _| Ok(store.rows.doorbells_lost(queue, limit, now))).await
+    }
+
+    async fn cancel(&self, ids: &[TaskId]) -> Vec<Result<State>> {
+        self.each(Verb::Cancel, ids.len(), |store, now, _| ids.iter().map(|id| store.rows.cancel(*id, now)).collect())
+            .await
+    }
+
+    async fn redrive(&self, ids: &[TaskId]) -> Vec<Result<Settled>> {
+        self.each(Verb::Redrive, ids.len(), |store, now, _| ids.iter().map(|id| store.rows.redrive(*id, now)).collect())
+            .await
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueRow>> {
+        self.whole(Verb::Queues, |store, _, _| Ok(store.rows.queue_rows())).await
+    }
+
+    async fn pause(&self, queue: &QueueName, paused: bool) -> Result<()> {
+        self.whole(Verb::Pause, |store, _, _| {
+            store.rows.pause(queue, paused);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn mark_purged(&self, queue: &QueueName) -> Result<Timestamp> {
+        self.whole(Verb::MarkPurged, |store, now, _| Ok(store.rows.mark_purged(queue, now))).await
+    }
+
+    async fn cancel_purged(&self, queue: &QueueName, limit: usize) -> Result<u64> {
+        self.whole(Verb::CancelPurged, |store, now, _| Ok(store.rows.cancel_purged(queue, limit, now))).await
+    }
+
+    async fn forget(&self, limit: usize) -> Result<(u64, Vec<BlobRef>)> {
+        self.whole(Verb::Forget, |store, now, _| Ok(store.rows.forget(limit, now))).await
+    }
+}
