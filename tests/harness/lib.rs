@@ -11,11 +11,7 @@ use std::{
 
 use rhubarb::{
     Client,
-    core::{
-        backend::TaskDetail,
-        ids::TaskId,
-        row::State,
-    },
+    core::{backend::TaskDetail, ids::TaskId, row::State},
 };
 use serde_json::{Value, value::RawValue};
 use tempfile::TempDir;
@@ -86,7 +82,8 @@ impl App {
     #[expect(clippy::expect_used, reason = "a test cannot go on without the command")]
     pub async fn run(&self, arguments: &[&str]) -> Ran {
         let output = self.command(arguments).output();
-        let output = tokio::time::timeout(PATIENCE, output).await.expect("the command ends").expect("the command starts");
+        let output =
+            tokio::time::timeout(PATIENCE, output).await.expect("the command ends").expect("the command starts");
         Ran {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

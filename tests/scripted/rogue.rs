@@ -51,7 +51,8 @@ fn serve(address: &str, manner: &str) {
 fn request(address: &str, method: &str, path: &str, body: &str) -> String {
     let Ok(mut stream) = TcpStream::connect(address) else { exit(1) };
     let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
     if stream.write_all((head + body).as_bytes()).is_err() {
         exit(1);
     }

@@ -32,9 +32,30 @@ async fn every_option_of_enqueue_reaches_the_task() {
     let id = "0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a4b";
     std::fs::write(app.path().join("args.json"), r#"{"value": 7}"#).unwrap();
     let arguments = [
-        "enqueue", "echo", "--args", "@args.json", "--queue", "high", "--delay", "1h", "--expires", "2h", "--timeout", "30s",
-        "--max-attempts", "2", "--id", id, "--idempotency-key", "k", "--ordering-key", "o", "--fairness-key", "f",
-        "--concurrency-key", "c",
+        "enqueue",
+        "echo",
+        "--args",
+        "@args.json",
+        "--queue",
+        "high",
+        "--delay",
+        "1h",
+        "--expires",
+        "2h",
+        "--timeout",
+        "30s",
+        "--max-attempts",
+        "2",
+        "--id",
+        id,
+        "--idempotency-key",
+        "k",
+        "--ordering-key",
+        "o",
+        "--fairness-key",
+        "f",
+        "--concurrency-key",
+        "c",
     ];
     let ran = app.run(&arguments).await;
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -51,9 +72,11 @@ async fn every_option_of_enqueue_reaches_the_task() {
     assert_ne!(ran.code, Some(0));
     assert!(ran.stderr.contains(id) && ran.stderr.contains("scheduled"), "{}", ran.stderr);
     // The same key again is the first task; with other arguments it is a mistake.
-    let same = app.run(&["enqueue", "echo", "--args", r#"{"value": 7}"#, "--queue", "high", "--idempotency-key", "k"]).await;
+    let same =
+        app.run(&["enqueue", "echo", "--args", r#"{"value": 7}"#, "--queue", "high", "--idempotency-key", "k"]).await;
     assert!(same.stdout.contains(id), "{same:?}");
-    let other = app.run(&["enqueue", "echo", "--args", r#"{"value": 8}"#, "--queue", "high", "--idempotency-key", "k"]).await;
+    let other =
+        app.run(&["enqueue", "echo", "--args", r#"{"value": 8}"#, "--queue", "high", "--idempotency-key", "k"]).await;
     assert_ne!(other.code, Some(0));
     assert!(other.stderr.contains("other arguments"), "{}", other.stderr);
 }
@@ -91,7 +114,9 @@ async fn listings_show_what_is_there_for_people_and_for_programs() {
     for id in [&done, &running, &waiting] {
         assert!(tasks.stdout.contains(id.as_str()), "{}", tasks.stdout);
     }
-    let filtered = app.run(&["tasks", "--state", "running", "--queue", "default", "--since", "1h", "--limit", "5", "--json"]).await;
+    let filtered = app
+        .run(&["tasks", "--state", "running", "--queue", "default", "--since", "1h", "--limit", "5", "--json"])
+        .await;
     assert!(filtered.stdout.contains(&running) && !filtered.stdout.contains(&done), "{}", filtered.stdout);
     assert!(app.run(&["task", &done]).await.stdout.contains("succeeded"));
     assert!(app.run(&["logs", &done]).await.stdout.contains("printed"));
@@ -130,7 +155,8 @@ async fn mistakes_have_their_own_exit_codes_and_words() {
 
 #[tokio::test]
 async fn check_tells_every_mistake_with_its_line() {
-    let app = App::new("[queues.work]\ntimeout = \"25 hourz\"\nfunctions = [\"gone\"]\n[workers.all]\nqueues = [\"wrok\"]\n");
+    let app =
+        App::new("[queues.work]\ntimeout = \"25 hourz\"\nfunctions = [\"gone\"]\n[workers.all]\nqueues = [\"wrok\"]\n");
     let ran = app.run(&["check"]).await;
     assert_eq!(ran.code, Some(64));
     for words in ["rhubarb.toml:", "queues.work.timeout", "gone", "wrok"] {
@@ -142,7 +168,9 @@ async fn check_tells_every_mistake_with_its_line() {
 
 #[tokio::test]
 async fn a_missing_function_binary_is_named_with_the_way_to_build_it() {
-    let app = App::new("[functions.gone]\npackage = \"gone\"\n[queues.default]\nfunctions = [\"gone\"]\n[workers.all]\nqueues = [\"default\"]\n");
+    let app = App::new(
+        "[functions.gone]\npackage = \"gone\"\n[queues.default]\nfunctions = [\"gone\"]\n[workers.all]\nqueues = [\"default\"]\n",
+    );
     let ran = app.run(&["agent", "all"]).await;
     assert_ne!(ran.code, Some(0));
     assert!(ran.stderr.contains("cargo build") && ran.stderr.contains("gone"), "{}", ran.stderr);

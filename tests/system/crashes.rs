@@ -61,7 +61,8 @@ async fn what_a_killed_agent_held_is_finished_by_the_next_one_in_both_ack_modes(
     let kept = enqueue(&client, "nap", nap, "message").await;
     reached(&client, leased, State::Running).await;
     reached(&client, kept, State::Running).await;
-    let begun = until(async || std::fs::read_to_string(&ledger).ok().filter(|text| text.matches("begin").count() == 2)).await;
+    let begun =
+        until(async || std::fs::read_to_string(&ledger).ok().filter(|text| text.matches("begin").count() == 2)).await;
     first.kill().await;
     // The functions of a killed agent die with it: nobody goes on in secret.
     for line in begun.lines() {

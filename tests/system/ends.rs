@@ -60,7 +60,10 @@ async fn a_task_past_its_time_expires_and_never_runs() {
     let soon = std::time::SystemTime::now() + Duration::from_millis(50);
     let soon = rhubarb::core::time::Timestamp::from_system(soon);
     let id = client.enqueue_named("nap".parse().unwrap(), args).queue("work").expires(soon).await.unwrap().id();
-    until(async || (std::time::SystemTime::now() > std::time::UNIX_EPOCH + Duration::from_millis(soon.0 as u64)).then_some(())).await;
+    until(async || {
+        (std::time::SystemTime::now() > std::time::UNIX_EPOCH + Duration::from_millis(soon.0 as u64)).then_some(())
+    })
+    .await;
     let agent = app.agent(&["all"]).await;
     assert_eq!(settled(&client, id).await.record.state, State::Expired);
     assert!(!ledger.exists());

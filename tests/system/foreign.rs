@@ -90,7 +90,14 @@ async fn a_python_handler_gets_the_event_that_aws_documents() {
     let mut keys: Vec<&str> = record.keys().map(String::as_str).collect();
     keys.sort_unstable();
     let documented = [
-        "attributes", "awsRegion", "body", "eventSource", "eventSourceARN", "md5OfBody", "messageAttributes", "messageId",
+        "attributes",
+        "awsRegion",
+        "body",
+        "eventSource",
+        "eventSourceARN",
+        "md5OfBody",
+        "messageAttributes",
+        "messageId",
         "receiptHandle",
     ];
     assert_eq!(keys, documented);

@@ -129,7 +129,12 @@ async fn a_function_that_breaks_the_rules_harms_its_own_task_alone() {
         let id = enqueue(&client, "anything", json!({}), "work").await;
         let detail = settled(&client, id).await;
         let failure = detail.record.failure.unwrap();
-        assert_eq!((detail.record.state, failure.kind.as_str()), (State::Failed, kind), "{manner}: {}", failure.message);
+        assert_eq!(
+            (detail.record.state, failure.kind.as_str()),
+            (State::Failed, kind),
+            "{manner}: {}",
+            failure.message
+        );
         if said != "init_timeout" {
             assert!(failure.message.contains(said), "{manner}: {}", failure.message);
         }
@@ -139,7 +144,9 @@ async fn a_function_that_breaks_the_rules_harms_its_own_task_alone() {
 
 #[tokio::test]
 async fn a_second_answer_and_one_for_another_request_are_refused() {
-    for (manner, said) in [("twice", "second answer: HTTP/1.1 400"), ("wrong-request", "for another request: HTTP/1.1 400")] {
+    for (manner, said) in
+        [("twice", "second answer: HTTP/1.1 400"), ("wrong-request", "for another request: HTTP/1.1 400")]
+    {
         let app = App::new(&format!(
             "[functions.rogue]\ncommand = ['{{scripted}}', '{manner}']\n{}",
             INPUT.replace("[\"scripted\"]", "[\"rogue\"]"),

@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const EVERY: Duration = Duration::from_secs(1);
 /// A worker that was silent for so long counts as gone.
 pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(15);
-/// How long a role is held after the last sweep.
-const ROLE_HOLD: Duration = Duration::from_secs(10);
+/// How long a role is held after the last sweep: short, so that one that dies with it delays nobody; two
+/// sweepers at once do no harm.
+const ROLE_HOLD: Duration = Duration::from_secs(3);
 
 /// Writes the worker's row until it is ended.
 pub(crate) struct Beat {
