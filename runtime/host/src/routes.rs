@@ -432,6 +432,8 @@ struct EnqueueOne {
     #[serde(default)]
     args: Option<Box<RawValue>>,
     queue: Option<QueueName>,
+    /// What the task's type says, below the configuration.
+    type_queue: Option<QueueName>,
     id: Option<TaskId>,
     delay_ms: Option<u64>,
     not_before: Option<Timestamp>,
@@ -450,6 +452,7 @@ impl EnqueueOne {
         let family = parent.map(|parent| (parent.won.id, parent.envelope.root.unwrap_or(parent.won.id)));
         NewTask {
             queue: self.queue,
+            type_queue: self.type_queue,
             id: self.id,
             delay: self.delay_ms.map(Duration::from_millis),
             not_before: self.not_before,

@@ -19,30 +19,22 @@ use crate::Task;
 /// A task to be enqueued, with its options.
 ///
 /// Any [`Task`] becomes one by `into()`; options are added by methods.
+#[must_use = "a new task does nothing until it is enqueued"]
 #[derive(Clone, Debug)]
 pub struct NewTask(Result<enqueue::NewTask, String>);
 
 impl NewTask {
     /// A task of a known type.
-    #[must_use]
     pub fn new<T: Task>(task: &T) -> Self {
         Self(typed(task))
     }
 
     /// A task whose type this program does not know.
-    #[must_use]
     pub const fn named(task: TaskName, args: Box<RawValue>) -> Self {
         Self(Ok(enqueue::NewTask::new(task, args)))
     }
 
-    /// For how long a second task with the same idempotency key is the first one; 24 hours otherwise.
-    #[must_use]
-    pub fn window(self, window: Window) -> Self {
-        self.change(|task| task.window = window)
-    }
-
     /// Says that another task made this one; `root` is the first of that task's family.
-    #[must_use]
     pub fn parent(self, parent: TaskId, root: TaskId) -> Self {
         self.change(|task| task.parent = Some((parent, root)))
     }
@@ -51,6 +43,11 @@ impl NewTask {
     #[must_use]
     pub fn task_id(&self) -> Option<TaskId> {
         self.0.as_ref().ok().and_then(|task| task.id)
+    }
+
+    /// Bytes of its arguments.
+    pub(crate) fn size(&self) -> usize {
+        self.0.as_ref().map_or(0, |task| task.args.get().len())
     }
 
     /// What core calls it, or the mistake in it.
@@ -115,67 +112,62 @@ macro_rules! options {
     ($type:ty, $($generic:ident)?) => {
         impl$(<$generic>)? $type {
             /// Its queue, whatever the configuration and its type say.
-            #[must_use]
             pub fn queue(self, queue: impl AsRef<str>) -> Self {
                 self.with_queue(queue.as_ref())
             }
 
             /// Its id. Enqueuing the same id again changes nothing.
-            #[must_use]
             pub fn id(self, id: TaskId) -> Self {
                 self.change(|task| task.id = Some(id))
             }
 
             /// Starts this much later.
-            #[must_use]
             pub fn delay(self, delay: Duration) -> Self {
                 self.change(|task| task.delay = Some(delay))
             }
 
             /// Does not start before this time.
-            #[must_use]
             pub fn not_before(self, at: impl Into<Timestamp>) -> Self {
                 self.change(|task| task.not_before = Some(at.into()))
             }
 
             /// Is given up if no attempt has begun before this time.
-            #[must_use]
             pub fn expires(self, at: impl Into<Timestamp>) -> Self {
                 self.change(|task| task.expires = Some(at.into()))
             }
 
             /// The longest an attempt may take: at most what its queue allows.
-            #[must_use]
             pub fn timeout(self, timeout: Duration) -> Self {
                 self.change(|task| task.timeout = Some(timeout))
             }
 
             /// Attempts in all: at most what its queue allows.
-            #[must_use]
             pub fn max_attempts(self, attempts: u32) -> Self {
                 self.change(|task| task.max_attempts = Some(attempts))
             }
 
             /// A second task with this name and key is the first one.
-            #[must_use]
             pub fn idempotency_key(self, key: impl Into<String>) -> Self {
                 self.change(|task| task.idempotency_key = Some(key.into()))
             }
 
+            /// For how long a second task with the same idempotency key is the first one; 24 hours
+            /// otherwise.
+            pub fn window(self, window: Window) -> Self {
+                self.change(|task| task.window = window)
+            }
+
             /// Tasks with the same key run in order (FIFO queues).
-            #[must_use]
             pub fn ordering_key(self, key: impl Into<String>) -> Self {
                 self.change(|task| task.ordering_key = Some(key.into()))
             }
 
             /// Tasks with the same key share a fair part of the queue.
-            #[must_use]
             pub fn fairness_key(self, key: impl Into<String>) -> Self {
                 self.change(|task| task.fairness_key = Some(key.into()))
             }
 
             /// Tasks with the same key share a limit.
-            #[must_use]
             pub fn concurrency_key(self, key: impl Into<String>) -> Self {
                 self.change(|task| task.concurrency_key = Some(key.into()))
             }

@@ -1,4 +1,5 @@
 //! The producer's side over a backend in memory; where a worker is needed, the test is one.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{sync::Arc, time::Duration};
 

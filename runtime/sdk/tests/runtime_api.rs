@@ -1,5 +1,6 @@
 //! A real function process on a real socket: this test binary starts itself again as the function, and
 //! plays the Runtime API to it.
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::{
     collections::VecDeque,

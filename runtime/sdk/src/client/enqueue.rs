@@ -16,11 +16,7 @@ use futures::{
     future::{BoxFuture, Either, select},
     stream,
 };
-use rhubarb_core::{
-    backend::{Submitted, Window},
-    enqueue::Prepared,
-    ids::TaskId,
-};
+use rhubarb_core::{backend::Submitted, enqueue::Prepared, ids::TaskId};
 
 use super::{Client, ClientError, Handle};
 use crate::{
@@ -45,11 +41,6 @@ impl<O> ToBackend<O> {
 }
 
 impl<O> Enqueue<ToBackend<O>> {
-    /// For how long a second task with the same idempotency key is the first one; 24 hours otherwise.
-    pub fn window(self, window: Window) -> Self {
-        self.change(|task| task.window = window)
-    }
-
     /// Says that another task made this one; `root` is the first of that task's family.
     pub fn parent(self, parent: TaskId, root: TaskId) -> Self {
         self.change(|task| task.parent = Some((parent, root)))

@@ -95,10 +95,10 @@ fn host_error(source: impl Into<crate::task_error::BoxError>) -> ContextError {
     ContextError::Host { what: WHAT, source: source.into() }
 }
 
-/// The route says nothing of these.
+/// What the route has no words for.
 fn checked(task: Asked) -> Result<Asked, String> {
-    if task.window != Window::DEFAULT {
-        return Err("`window` cannot be given by a function: leave it out".to_owned());
+    if task.window == Window::UntilSettled {
+        return Err("a function can give `window` only as a duration: `Window::For`".to_owned());
     }
     if task.parent.is_some() {
         return Err("`parent` of a task that a function enqueues is its own task: leave it out".to_owned());
@@ -135,6 +135,8 @@ struct AskedOnWire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    window_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ordering_key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fairness_key: Option<&'a str>,
@@ -156,6 +158,10 @@ impl<'a> AskedOnWire<'a> {
             timeout_ms: task.timeout.map(millis),
             max_attempts: task.max_attempts,
             idempotency_key: task.idempotency_key.as_deref(),
+            window_ms: match task.window {
+                Window::For(time) if task.window != Window::DEFAULT => Some(millis(time)),
+                Window::For(_) | Window::UntilSettled => None,
+            },
             ordering_key: task.ordering_key.as_deref(),
             fairness_key: task.fairness_key.as_deref(),
             concurrency_key: task.concurrency_key.as_deref(),

@@ -46,7 +46,9 @@ use crate::{
 };
 
 /// Tasks of one call to the host.
-const ENQUEUE_WINDOW: usize = 1000;
+const ENQUEUE_TASKS_MAX: usize = 1000;
+/// Bytes of arguments after which such a call is full; the host takes 6 MiB.
+const ENQUEUE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// What a handler knows about its attempt, and what it may ask of its host. Cloning is cheap.
 #[derive(Clone)]
@@ -242,18 +244,19 @@ impl Context {
     /// Per task, or the host cannot be reached; what came before stays enqueued.
     pub async fn enqueue_all<I>(&self, tasks: I) -> Result<Vec<Result<Enqueued, ContextError>>, ContextError>
     where
-        I: IntoIterator,
-        I::Item: Into<NewTask>,
+        I: IntoIterator<Item: Into<NewTask>, IntoIter: Send>,
     {
         let mut results = Vec::new();
-        let mut tasks = tasks.into_iter().map(Into::into);
-        loop {
-            let window: Vec<NewTask> = tasks.by_ref().take(ENQUEUE_WINDOW).collect();
-            if window.is_empty() {
-                return Ok(results);
+        let mut tasks = tasks.into_iter().map(Into::into).peekable();
+        while tasks.peek().is_some() {
+            let (mut window, mut bytes) = (Vec::new(), 0);
+            while let Some(task) = tasks.next_if(|_| window.len() < ENQUEUE_TASKS_MAX && bytes < ENQUEUE_BYTES_MAX) {
+                bytes += task.size();
+                window.push(task);
             }
             results.extend(ToHost::new(self).send(window).await?);
         }
+        Ok(results)
     }
 
     /// Reads a task with its history; `None` where there is none.
