@@ -1,1 +1,82 @@
-fn main() {}
+//! The `rhubarb` command: the composition root.
+//!
+//! It reads the command line, the environment and `rhubarb.toml`, opens the backend that they name, and
+//! hands both on. It keeps nothing of its own: whatever a command is killed in the middle of, the
+//! backend's guarantees hold.
+
+mod build;
+mod cli;
+mod commands;
+mod environment;
+mod exit;
+mod logging;
+mod project;
+mod screen;
+mod session;
+mod signals;
+mod values;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use rhubarb_core::config::Vars as _;
+
+use crate::{
+    cli::{Cli, Command},
+    environment::Environment,
+    exit::Result,
+    logging::LogChoice,
+    screen::Screen,
+    session::Session,
+};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let session = Session { screen: Screen::new(cli.global.json), global: cli.global, vars: Environment::read() };
+    match run(&session, cli.command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(text) = error.text() {
+                session.screen.note(format!("error: {}", screen::clean(text)));
+            }
+            error.code()
+        }
+    }
+}
+
+async fn run(session: &Session, command: Command) -> Result<()> {
+    let choice = LogChoice {
+        level: session.global.log_level.as_deref(),
+        verbose: session.global.verbose,
+        rust_log: session.vars.get("RUST_LOG"),
+        fitting: match command {
+            Command::Agent(_) | Command::Dev(_) => "info",
+            _ => "warn",
+        },
+        format: session.global.log_format,
+    };
+    logging::start(&choice, &session.screen)?;
+    match command {
+        Command::Dev(command) => command.run(session).await,
+        Command::Agent(command) => command.run(session).await,
+        Command::Enqueue(command) => command.run(session).await,
+        Command::Tasks(command) => command.run(session).await,
+        Command::Task(command) => command.run(session).await,
+        Command::Result(command) => command.run(session).await,
+        Command::Logs(command) => command.run(session).await,
+        Command::Cancel(command) => command.run(session).await,
+        Command::Redrive(command) => command.run(session).await,
+        Command::Queues(command) => command.run(session).await,
+        Command::Workers(command) => command.run(session).await,
+        Command::Purge(command) => command.run(session).await,
+        Command::Pause(command) => command.run(session).await,
+        Command::Resume(command) => command.run(session).await,
+        Command::Schedules(command) => command.run(session).await,
+        Command::New(command) => command.run(session),
+        Command::Check(command) => command.run(session),
+        Command::Config(command) => command.run(session),
+        Command::Completions(command) => command.run(session),
+    }
+}

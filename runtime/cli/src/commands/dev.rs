@@ -1,0 +1,79 @@
+//! `rhubarb dev`: all workers of `rhubarb.toml` in one process over one backend.
+
+use std::sync::Arc;
+
+use clap::Args;
+use rhubarb_agent::{Agent, AgentOptions};
+use rhubarb_core::{
+    backend::Backend,
+    config::{Config, WorkerConfig},
+};
+
+use super::agent::{run_until_stopped, told, unique_name};
+use crate::{
+    build::{self, Profile},
+    exit::{CliError, Result},
+    project::Project,
+    session::Session,
+    signals::StopSignals,
+};
+
+/// Build the functions and run all workers of rhubarb.toml until ctrl-c
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  rhubarb dev
+  rhubarb dev --no-build --dir /tmp/scratch
+
+One `dev` runs per folder of the embedded backend. Further agents may join it: `rhubarb agent`.")]
+pub(crate) struct Dev {
+    /// Take the binaries of the functions as they are
+    #[arg(long)]
+    no_build: bool,
+}
+
+impl Dev {
+    /// Runs the workers until a signal.
+    pub(crate) async fn run(self, session: &Session) -> Result<()> {
+        let mut project = session.project()?;
+        if !self.no_build {
+            let built = build::functions(&project, Profile::own(), session).await?;
+            project.config = Arc::new(built);
+        }
+        let backend = project.open()?;
+        let _alone = project.lock("dev")?;
+        let mut signals = StopSignals::listen()?;
+        let workers: Vec<WorkerConfig> = project.config.workers.values().cloned().collect();
+        let starting = start(session, &project, &backend, workers);
+        let agents = tokio::select! {
+            agents = starting => agents?,
+            _ = signals.next() => return Err(CliError::Interrupted),
+        };
+        run_until_stopped(agents, &mut signals).await
+    }
+}
+
+/// Starts an agent for each of these workers.
+pub(crate) async fn start(
+    session: &Session,
+    project: &Project,
+    backend: &Arc<dyn Backend>,
+    workers: Vec<WorkerConfig>,
+) -> Result<Vec<Agent>> {
+    let mut agents = Vec::with_capacity(workers.len());
+    for worker in workers {
+        let config: Arc<Config> = Arc::clone(&project.config);
+        let options = AgentOptions {
+            id: unique_name(worker.name.as_str()),
+            worker,
+            config,
+            backend: Arc::clone(backend),
+            root: project.root.clone(),
+            vars: session.vars.all(),
+            purge: false,
+            scheduler_only: false,
+        };
+        agents.push(Agent::start(options).await.map_err(told)?);
+    }
+    Ok(agents)
+}

@@ -1,0 +1,20 @@
+//! The commands, one a file: what each is called with, and what it does.
+
+pub(crate) mod agent;
+pub(crate) mod cancel;
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod dev;
+pub(crate) mod enqueue;
+pub(crate) mod logs;
+pub(crate) mod new;
+pub(crate) mod pause;
+pub(crate) mod purge;
+pub(crate) mod queues;
+pub(crate) mod redrive;
+pub(crate) mod result;
+pub(crate) mod schedules;
+pub(crate) mod task;
+pub(crate) mod tasks;
+pub(crate) mod workers;

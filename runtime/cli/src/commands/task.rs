@@ -1,0 +1,173 @@
+//! `rhubarb task`: everything that is known about one task.
+
+use clap::Args;
+use rhubarb::client::WaitReason;
+use rhubarb_core::{
+    backend::{AttemptRecord, TaskDetail},
+    ids::TaskId,
+    outcome::Output,
+    time::Timestamp,
+};
+use serde::Serialize;
+
+use crate::{
+    exit::Result,
+    screen::{clean, plain_json, table},
+    session::Session,
+    values::{now, show_ago, show_time},
+    watch::show_progress,
+};
+
+/// Show everything about one task: its state, its attempts, why it waits
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  rhubarb task 0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a4b
+  rhubarb task 0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a4b --json | jq .attempts")]
+pub(crate) struct Task {
+    /// The task
+    id: TaskId,
+}
+
+/// Arguments and outputs longer than this are cut on a terminal; `--json` and `rhubarb result` show all.
+const SHOWN_CHARS_MAX: usize = 500;
+
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    detail: TaskDetail,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits: Option<String>,
+}
+
+impl Task {
+    /// Shows it.
+    pub(crate) async fn run(self, session: &Session) -> Result<()> {
+        let client = session.client()?;
+        let detail = client.task(self.id).await?;
+        let waits = client.why_waiting(self.id).await?;
+        if session.screen.json() {
+            return session.screen.document(&Shown { detail, waits: waits.map(|reason| reason.to_string()) });
+        }
+        session.screen.line(describe(&detail, waits.as_ref(), now()))
+    }
+}
+
+fn describe(detail: &TaskDetail, waits: Option<&WaitReason>, now: Timestamp) -> String {
+    let record = &detail.record;
+    let at = |time: Timestamp| format!("{time} ({})", show_ago(time, now));
+    let attempts = match record.max_attempts {
+        Some(max) => format!("{} of {max}", record.attempt),
+        None => record.attempt.to_string(),
+    };
+    let state = match waits {
+        Some(reason) => format!("{}, waiting: {reason}", record.state),
+        None if record.cancel_asked && !record.state.is_settled() => format!("{}, asked to stop", record.state),
+        None => record.state.to_string(),
+    };
+    let spec = detail.spec.as_ref();
+    let arguments = spec.map(|spec| match &spec.blob {
+        Some(blob) => format!("{} bytes in blob {}", blob.size, blob.key),
+        None => cut(&plain_json(spec.args.get())),
+    });
+    let output = record.output.as_ref().map(|output| match output {
+        Output::Inline(json) => cut(&plain_json(json.get())),
+        Output::Blob(blob) => format!("{} bytes in blob {}", blob.size, blob.key),
+    });
+    let count = |count: u32| (count > 0).then(|| count.to_string());
+    let lines = [
+        ("task", Some(format!("{} {}", record.task, record.id))),
+        ("queue", Some(record.queue.to_string())),
+        ("state", Some(state)),
+        ("progress", record.progress.as_ref().map(show_progress)),
+        ("attempts", Some(attempts)),
+        ("accepted", Some(at(record.submitted))),
+        ("not before", record.not_before.map(at)),
+        ("expires", record.expires.map(at)),
+        ("started", record.started.map(at)),
+        ("settled", record.settled.map(at)),
+        ("worker", record.worker.as_ref().map(ToString::to_string)),
+        ("parent", spec.and_then(|spec| spec.parent).map(|parent| parent.to_string())),
+        ("redriven", count(record.redriven)),
+        ("interrupted", count(record.interruptions)),
+        ("snoozed", count(record.snoozes)),
+        ("checkpoint", record.checkpoint.as_ref().map(|blob| format!("{} bytes in blob {}", blob.size, blob.key))),
+        (
+            "failure",
+            record
+                .failure
+                .as_ref()
+                .map(|failure| clean(&failure.to_string()).trim_end().replace('\n', "\n             ")),
+        ),
+        ("arguments", arguments),
+        ("output", output),
+    ];
+    let mut text: String =
+        lines.into_iter().filter_map(|(name, value)| value.map(|value| format!("{name:<11}  {value}\n"))).collect();
+    if !detail.attempts.is_empty() {
+        let header = ["attempt", "outcome", "began", "ran", "worker", "failure", "printed"];
+        text.push('\n');
+        text.push_str(&table(&header, detail.attempts.iter().map(|attempt| attempt_row(attempt, now))));
+    }
+    text.trim_end().to_owned()
+}
+
+fn attempt_row(attempt: &AttemptRecord, now: Timestamp) -> Vec<String> {
+    let ran = attempt.ended.unwrap_or(now).since(attempt.started);
+    let bytes = attempt.log.text.len() as u64 + attempt.log.dropped;
+    vec![
+        attempt.attempt.to_string(),
+        attempt.outcome.clone().unwrap_or_else(|| "running".into()),
+        attempt.started.to_string(),
+        show_time(ran),
+        attempt.worker.to_string(),
+        attempt.failure.as_ref().map(ToString::to_string).unwrap_or_default(),
+        if bytes == 0 { String::new() } else { format!("{bytes} bytes") },
+    ]
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("{}… (cut; --json shows all)", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_task_is_shown_with_its_attempts_and_nothing_reaches_the_terminal_raw() {
+        let detail: TaskDetail = serde_json::from_value(json!({
+            "id": "0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a4b", "task": "hello", "queue": "default", "state": "failed",
+            "attempt": 1, "max_attempts": 3, "submitted": 0, "queued_at": 0, "cancel_asked": false, "redriven": 0,
+            "interruptions": 0, "snoozes": 0, "failure": {"kind": "error", "message": "bad\u{1b}[2J news"},
+            "attempts": [{"attempt": 1, "fence": 1, "worker": "w-1@host", "started": 0, "ended": 1500, "outcome": "failed"}],
+        }))
+        .unwrap();
+        let text = describe(&detail, None, Timestamp(60_000));
+        assert!(text.contains("attempts     1 of 3\n") && text.contains("failure      error: bad news\n"), "{text}");
+        assert!(
+            text.contains(
+                "\nATTEMPT  OUTCOME  BEGAN                 RAN   WORKER    FAILURE  PRINTED\n1        failed"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_waiting_task_says_why() {
+        let detail: TaskDetail = serde_json::from_value(json!({
+            "id": "0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a4b", "task": "hello", "queue": "high", "state": "queued",
+            "attempt": 0, "submitted": 0, "queued_at": 0, "cancel_asked": false, "redriven": 0, "interruptions": 0,
+            "snoozes": 0, "attempts": [],
+        }))
+        .unwrap();
+        let reason = WaitReason::NoWorker(detail.record.queue.clone());
+        let text = describe(&detail, Some(&reason), Timestamp(1000));
+        assert!(text.contains("state        queued, waiting: no worker serves queue high\n"), "{text}");
+    }
+}

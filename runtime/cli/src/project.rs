@@ -1,0 +1,113 @@
+//! The project: where `rhubarb.toml` is, what it says, and the backend that it names.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rhubarb_core::{
+    backend::Backend,
+    config::{Backend as BackendKind, Config, Durability, Overrides, Vars},
+    ids::QueueName,
+    limits::Limits,
+};
+use rhubarb_local::LocalBackend;
+
+use crate::exit::{CliError, Result};
+
+/// The configuration file's name.
+pub(crate) const FILE: &str = "rhubarb.toml";
+
+/// A configuration and where it came from.
+#[derive(Clone, Debug)]
+pub(crate) struct Project {
+    /// Its folder: relative paths in the file start here.
+    pub(crate) root: PathBuf,
+    /// What it says.
+    pub(crate) config: Arc<Config>,
+}
+
+impl Project {
+    /// Reads and checks a configuration file.
+    pub(crate) fn read(file: &Path, vars: &dyn Vars, overrides: &Overrides) -> Result<Self> {
+        let text = Self::text(file)?;
+        let config = Config::parse(&text, vars, overrides).map_err(|mistakes| mistakes.in_file(shown(file)))?;
+        let root = file.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let root = root.canonicalize().map_err(|error| CliError::io("find the folder of rhubarb.toml", &error))?;
+        Ok(Self { root, config: Arc::new(config) })
+    }
+
+    /// The text of a configuration file.
+    pub(crate) fn text(file: &Path) -> Result<String> {
+        fs::read_to_string(file).map_err(|error| CliError::io(format_args!("read {}", shown(file)), &error))
+    }
+
+    /// Where the embedded backend keeps its files.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.root.join(&self.config.app.dir)
+    }
+
+    /// Opens the backend that the configuration names.
+    pub(crate) fn open(&self) -> Result<Arc<dyn Backend>> {
+        match self.config.app.backend {
+            BackendKind::Local => Ok(Arc::new(self.open_local()?)),
+            BackendKind::Aws => Err(CliError::Configuration(
+                "the backend `aws` is not built in yet: use backend = \"local\" in rhubarb.toml, or --backend local"
+                    .into(),
+            )),
+        }
+    }
+
+    /// Makes sure that one process of this kind works in the folder of the embedded backend. The kernel
+    /// gives the lock back when this process ends, however it ends.
+    pub(crate) fn lock(&self, kind: &str) -> Result<File> {
+        let path = self.dir().join(format!("{kind}.lock"));
+        let failed = |error: &io::Error| CliError::io(format_args!("lock {}", shown(&path)), error);
+        let file =
+            File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| failed(&error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(CliError::Configuration(format!(
+                "another `rhubarb {kind}` or demo runs on {}: stop it first, or give this one a folder of its own with --dir",
+                shown(&self.dir()),
+            ))),
+            Err(TryLockError::Error(error)) => Err(failed(&error)),
+        }
+    }
+
+    fn open_local(&self) -> Result<LocalBackend> {
+        let durability = match self.config.app.durability {
+            Durability::Normal => rhubarb_local::Durability::Normal,
+            Durability::Full => rhubarb_local::Durability::Full,
+        };
+        let options = rhubarb_local::Options { durability, limits: Limits::AWS, ..rhubarb_local::Options::default() };
+        Ok(LocalBackend::open(self.dir(), options)?)
+    }
+}
+
+/// Checks that the configuration has these queues.
+pub(crate) fn know(config: &Config, queues: &[QueueName]) -> Result<()> {
+    let Some(unknown) = queues.iter().find(|queue| config.queue(queue).is_none()) else { return Ok(()) };
+    let known: Vec<&str> = config.queues.keys().map(QueueName::as_str).collect();
+    Err(CliError::Configuration(format!("there is no queue `{unknown}`: the queues are {}", known.join(", "))))
+}
+
+/// Finds the configuration file from a folder upwards.
+pub(crate) fn find(from: &Path) -> Result<PathBuf> {
+    let found = from.ancestors().map(|folder| folder.join(FILE)).find(|file| file.is_file());
+    found.ok_or_else(|| {
+        CliError::Configuration(format!(
+            "there is no {FILE} in {} or above it: go to your project, name the file with --config, or begin one with `rhubarb new function NAME`",
+            from.display(),
+        ))
+    })
+}
+
+/// A path as people like to read it: relative where it lies below the current folder.
+pub(crate) fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().ok();
+    let relative = here.as_deref().and_then(|here| path.strip_prefix(here).ok());
+    relative.filter(|path| !path.as_os_str().is_empty()).unwrap_or(path).display().to_string()
+}
