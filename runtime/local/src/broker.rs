@@ -4,11 +4,12 @@ use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use rhubarb_core::{
-    backend::{Broker, Counts, Delivery, OutgoingMessage, QueueSpec, Result},
+    backend::{Broker, Counts, Delivery, OutgoingMessage, QueueSpec, Result, StoreError},
     ids::{MessageId, QueueName, ReceiptHandle},
     limits::Limits,
+    time::{LeaseTime, Timestamp},
 };
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 use tokio::{sync::futures::OwnedNotified, time::Instant};
 
 use crate::{
@@ -55,7 +56,7 @@ impl LocalBackend {
         T: Send + 'static,
         V: FnOnce(&mut Transaction<'_>) -> Fallible<Look<T>> + Send + 'static,
     {
-        let deadline = Instant::now() + wait;
+        let deadline = self.deadline(wait);
         let mut known = if wait.is_zero() { None } else { self.inner.reads.known_number(queue.as_str()) };
         let _listening = (!wait.is_zero()).then(|| self.inner.bells.listen(Kind::Sent));
         loop {
@@ -64,24 +65,39 @@ impl LocalBackend {
             let moved = self.inner.clock.moved();
             match self.inner.writer.call(what, verb()).await? {
                 Look::Found(found) => return Ok(found),
-                Look::Empty { nothing, .. } if Instant::now() >= deadline => return Ok(nothing),
+                Look::Empty { nothing, .. } if self.is_over(&deadline) => return Ok(nothing),
                 Look::Empty { queue, next, .. } => {
                     known = Some(queue);
                     if let Some(sent) = sent {
-                        let until = deadline.min(self.wake_at(next));
-                        wait_for_bell(vec![sent], moved, until).await;
+                        wait_for_bell(vec![sent], moved, self.wake_at(next, &deadline)).await;
                     }
                 }
             }
         }
     }
 
-    /// When to look again without a bell: when the next message becomes visible, or in a while.
-    pub(crate) fn wake_at(&self, next: Option<i64>) -> Instant {
-        let now = self.inner.epoch();
-        let until_next = next.map_or(LOOK_AGAIN, |at| rhubarb_core::time::Timestamp(at).since(now));
-        Instant::now() + until_next.min(LOOK_AGAIN)
+    /// When a wait that begins now is over.
+    pub(crate) fn deadline(&self, wait: Duration) -> Deadline {
+        Deadline { real: Instant::now() + wait, store: self.inner.clock.read().now.lease.after(wait) }
     }
+
+    /// True if a wait is over.
+    pub(crate) fn is_over(&self, deadline: &Deadline) -> bool {
+        Instant::now() >= deadline.real || self.inner.clock.read().now.lease >= deadline.store
+    }
+
+    /// When to look again without a bell: when the next message becomes visible, or in a while.
+    pub(crate) fn wake_at(&self, next: Option<i64>, deadline: &Deadline) -> Instant {
+        let until_next = next.map_or(LOOK_AGAIN, |at| Timestamp(at).since(self.inner.epoch()));
+        deadline.real.min(Instant::now() + until_next.min(LOOK_AGAIN))
+    }
+}
+
+/// The end of a wait, on the clock that nobody can move and on the store's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    pub(crate) real: Instant,
+    store: LeaseTime,
 }
 
 /// Returns at a bell, when the clock was moved, or at `until`.
@@ -117,8 +133,10 @@ impl Broker for LocalBackend {
                 Ok(message) => message,
                 Err(error) => return Ok(Err(error)),
             };
-            let queue = transaction.number(queue.as_str())?;
-            transaction.put_message(queue, &message).map(Ok)
+            match transaction.declared(&queue)? {
+                Ok(queue) => transaction.put_message(queue, &message).map(Ok),
+                Err(error) => Ok(Err(error)),
+            }
         })
         .await
     }
@@ -136,7 +154,7 @@ impl Broker for LocalBackend {
             let queue = queue.clone();
             move |transaction: &mut Transaction<'_>| transaction.receive(&queue, max, visibility)
         })
-        .await
+        .await?
     }
 
     async fn extend(&self, _queue: &QueueName, receipts: &[(ReceiptHandle, Duration)]) -> Vec<Result<()>> {
@@ -179,15 +197,36 @@ impl Transaction<'_> {
         let queue = self.number(spec.queue.as_str())?;
         let dead = spec.dead_letters.as_ref().map(|dead| self.number(dead.as_str())).transpose()?;
         self.prepare(
-            "insert into queue(queue, max_receives, dead_letters) values(?1, ?2, ?3) on conflict(queue) \
-             do update set max_receives = excluded.max_receives, dead_letters = excluded.dead_letters",
+            "insert into queue(queue, declared, max_receives, dead_letters) values(?1, 1, ?2, ?3) on conflict(queue) \
+             do update set declared = 1, max_receives = excluded.max_receives, dead_letters = excluded.dead_letters",
         )?
         .execute(params![queue, spec.max_receives, dead])?;
         Ok(())
     }
 
-    fn receive(&mut self, queue: &QueueName, max: usize, visibility: Duration) -> Fallible<Look<Vec<Delivery>>> {
-        let queue = self.number(queue.as_str())?;
+    /// The number of a queue that was declared. The joined verbs do not ask: a queue is then whatever a
+    /// task was submitted to.
+    fn declared(&self, queue: &QueueName) -> Fallible<Result<NameNo>> {
+        let number = match self.find_number(queue.as_str())? {
+            Some(number) => {
+                let mut select = self.prepare("select 1 from queue where queue = ?1 and declared")?;
+                select.query_row([number], |_| Ok(number)).optional()?
+            }
+            None => None,
+        };
+        Ok(number.ok_or_else(|| StoreError::NoQueue(queue.clone())))
+    }
+
+    fn receive(
+        &mut self,
+        queue: &QueueName,
+        max: usize,
+        visibility: Duration,
+    ) -> Fallible<Look<Result<Vec<Delivery>>>> {
+        let queue = match self.declared(queue)? {
+            Ok(queue) => queue,
+            Err(error) => return Ok(Look::Found(Err(error))),
+        };
         let due = self.due(queue, max)?;
         let mut deliveries = Vec::with_capacity(due.len());
         for one in due {
@@ -198,9 +237,9 @@ impl Transaction<'_> {
         }
         if deliveries.is_empty() {
             let next = self.next_visible(queue)?;
-            return Ok(Look::Empty { queue, next, nothing: deliveries });
+            return Ok(Look::Empty { queue, next, nothing: Ok(deliveries) });
         }
-        Ok(Look::Found(deliveries))
+        Ok(Look::Found(Ok(deliveries)))
     }
 
     /// Removes up to `limit` messages of a queue, and doorbells too if `bells`. Returns how many.
@@ -262,7 +301,6 @@ impl Snapshot<'_> {
     }
 
     fn queued(&self, queue: NameNo) -> Fallible<u64> {
-        use rusqlite::OptionalExtension as _;
         let mut select = self.prepare("select n from count where queue = ?1 and state = 2")?;
         let n: Option<i64> = select.query_row([queue], |row| row.get(0)).optional()?;
         Ok(n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0))

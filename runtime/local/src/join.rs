@@ -13,7 +13,6 @@ use rhubarb_core::{
     row::{Claim, Disposition, Settled},
     time::Timestamp,
 };
-use tokio::time::Instant;
 
 use crate::{
     bell::Kind,
@@ -69,7 +68,7 @@ impl Backend for LocalBackend {
     }
 
     async fn wait_ready(&self, queues: &[QueueName], wait: Duration) -> Result<()> {
-        let deadline = Instant::now() + wait;
+        let deadline = self.deadline(wait);
         let _listening = self.inner.bells.listen(Kind::Sent);
         let numbers = self.numbers(queues).await?;
         loop {
@@ -80,10 +79,10 @@ impl Backend for LocalBackend {
                 Ok(next.collect::<Fallible<Vec<_>>>()?.into_iter().flatten().min())
             })?;
             let due = next.is_some_and(|at| at <= self.inner.epoch().as_millis());
-            if due || Instant::now() >= deadline {
+            if due || self.is_over(&deadline) {
                 return Ok(());
             }
-            wait_for_bell(bells, moved, deadline.min(self.wake_at(next))).await;
+            wait_for_bell(bells, moved, self.wake_at(next, &deadline)).await;
         }
     }
 
@@ -234,7 +233,7 @@ impl Transaction<'_> {
         }
         taken.poisoned += 1;
         let id = TaskId::of_message(&delivery.message);
-        self.bury_poison(&order.policy.queue, id, &delivery.body, &poison_failure(error))?;
+        self.bury_poison(&order.policy.queue, id, &poison_failure(error))?;
         self.put_away(&delivery.receipt, Disposition::Delete)
     }
 

@@ -360,7 +360,7 @@ impl Transaction<'_> {
         Record::decode(row, &Reading { boot: Some(self.boot), name: &|number| self.name(number) })
     }
 
-    /// Puts a row where none is; returns whether it did. `bell_at` is when its doorbell may be received.
+    /// Puts a row where none is, without an envelope if that is empty; returns whether it did. `bell_at` is when its doorbell may be received.
     pub(crate) fn insert(&mut self, submission: &Submission, row: &Row, bell_at: Option<Timestamp>) -> Fallible<bool> {
         let task = self.number(submission.task.as_str())?;
         let queue = self.number(submission.queue.as_str())?;
@@ -381,7 +381,7 @@ impl Transaction<'_> {
             ms(row.ring_at),
             bell,
             row.queued_at.as_millis(),
-            in_row.then_some(&submission.spec),
+            (in_row && !submission.spec.is_empty()).then_some(&submission.spec),
         ])?;
         if put == 0 {
             return Ok(false);

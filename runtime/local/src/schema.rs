@@ -120,6 +120,7 @@ create table count(queue integer not null, state integer not null, n integer not
 
 create table queue(
     queue integer primary key,
+    declared integer not null default 0,
     paused integer not null default 0,
     purged_before integer,
     max_receives integer,

@@ -8,7 +8,7 @@ use rhubarb_core::{
 use rusqlite::params;
 
 use super::{submit::KEEP, sweep::row_limit};
-use crate::{error::Fallible, record::columns, transaction::Transaction};
+use crate::{error::Fallible, open::Inner, record::columns, transaction::Transaction};
 
 impl Transaction<'_> {
     /// Cancels a task, with its doorbell, or asks its holder to stop.
@@ -27,9 +27,12 @@ impl Transaction<'_> {
 
     /// Brings a failed task back, with its doorbell if `ring`.
     pub(crate) fn redrive(&mut self, id: TaskId, ring: bool) -> Fallible<Result<Settled>> {
-        let Some(mut record) = self.find(id)?.filter(|record| !record.tombstone) else {
-            return Ok(Err(StoreError::NoTask(id)));
-        };
+        let Some(mut record) = self.find(id)? else { return Ok(Err(StoreError::NoTask(id))) };
+        if record.row.state == State::Failed && self.spec(record.seq)?.is_none() {
+            let text =
+                format!("task {id} cannot be brought back: its message could not be read, or its record was forgotten");
+            return Ok(Err(Inner::invalid(text)));
+        }
         let settled = match record.row.redrive(self.epoch()) {
             Ok(settled) => settled,
             Err(refused) => return Ok(Err(refused.into())),

@@ -93,12 +93,15 @@ impl Transaction<'_> {
         let tombstone_until = record.settled_at.unwrap_or(record.submitted).after(TOMBSTONE_AGE);
         self.prepare("delete from payload where key between ?1 and ?1 + 3")?.execute([Payload::Spec.key(seq)])?;
         self.prepare("delete from attempt where seq = ?1")?.execute([seq])?;
+        if !record.tombstone {
+            // Tombstones are neither listed nor counted.
+            self.count(record.queue, record.row.state, -1);
+        }
         if tombstone_until <= self.epoch() {
             if record.keyed {
                 self.prepare("delete from key where id = ?1")?.execute([&record.id.as_bytes()[..]])?;
             }
             self.prepare("delete from task where seq = ?1")?.execute([seq])?;
-            self.count(record.queue, record.row.state, -1);
             return Ok(());
         }
         self.prepare(

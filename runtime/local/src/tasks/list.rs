@@ -33,7 +33,8 @@ struct Wanted {
 
 impl Wanted {
     fn accepts(&self, record: &Record) -> bool {
-        self.queue.is_none_or(|queue| queue == record.queue)
+        !record.tombstone
+            && self.queue.is_none_or(|queue| queue == record.queue)
             && self.state.is_none_or(|state| state == record.row.state)
             && self.task.is_none_or(|task| task == record.task)
             && record.submitted.as_millis() >= self.since

@@ -77,8 +77,8 @@ impl Tasks for LocalBackend {
 
     async fn bury_poison(&self, queue: &QueueName, poison: &[(TaskId, String, Failure)]) -> Vec<Result<()>> {
         let queue = queue.clone();
-        self.each("bury messages that cannot be read", poison.to_vec(), move |transaction, (id, body, failure)| {
-            transaction.bury_poison(&queue, id, &body, &failure).map(Ok)
+        self.each("bury messages that cannot be read", poison.to_vec(), move |transaction, (id, _, failure)| {
+            transaction.bury_poison(&queue, id, &failure).map(Ok)
         })
         .await
     }

@@ -82,7 +82,6 @@ impl Transaction<'_> {
         &mut self,
         queue: &QueueName,
         id: rhubarb_core::ids::TaskId,
-        body: &str,
         failure: &Failure,
     ) -> Fallible<()> {
         let Ok(task) = rhubarb_core::ids::TaskName::new("unreadable") else { return Ok(()) };
@@ -90,7 +89,7 @@ impl Transaction<'_> {
             id,
             task,
             queue: queue.clone(),
-            spec: body.to_owned(),
+            spec: String::new(),
             not_before: None,
             expires: None,
             max_attempts: None,

@@ -5,10 +5,7 @@ use std::time::Duration;
 use rhubarb_core::{backend::Result, ids::TaskId, row::State};
 use tokio::time::Instant;
 
-use crate::{
-    bell::{Kind, LOOK_AGAIN},
-    open::LocalBackend,
-};
+use crate::{bell::Kind, broker::wait_for_bell, open::LocalBackend};
 
 /// Others' tasks are settled all the time on a busy store: bells in vain are answered ever later,
 /// up to this.
@@ -21,21 +18,21 @@ const FEW: usize = 4;
 impl LocalBackend {
     /// Each task's state once one of them is settled, or after `wait`.
     pub(crate) async fn wait_for_settled(&self, ids: &[TaskId], wait: Duration) -> Result<Vec<Option<State>>> {
-        let deadline = Instant::now() + wait;
+        let deadline = self.deadline(wait);
         let _listening = self.inner.bells.listen(Kind::Settled);
         let mut vain = 0_u32;
         loop {
             let settled = self.inner.bells.next_settled();
+            let moved = self.inner.clock.moved();
             let states = self.states(ids).await?;
-            let now = Instant::now();
-            if now >= deadline || ids.is_empty() || states.iter().flatten().any(|state| state.is_settled()) {
+            if self.is_over(&deadline) || ids.is_empty() || states.iter().flatten().any(|state| state.is_settled()) {
                 return Ok(states);
             }
-            let _ = tokio::time::timeout_at(deadline.min(now + LOOK_AGAIN), settled).await;
+            wait_for_bell(vec![settled], moved, self.wake_at(None, &deadline)).await;
             vain += 1;
             if vain > VAIN_FREE {
                 let pause = Duration::from_millis(u64::from(vain - VAIN_FREE)).min(PAUSE_MAX);
-                tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
+                tokio::time::sleep_until(deadline.real.min(Instant::now() + pause)).await;
             }
         }
     }
