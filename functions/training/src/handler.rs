@@ -28,6 +28,7 @@ pub async fn train_model(task: TrainModel, cx: Context) -> Result<TrainedModel, 
         .await?;
         trainer = given_back;
         let epoch = epoch.map_err(TaskError::fatal)?;
+        println!("epoch {} of {}: loss {:.4}", epoch.number, task.epochs, epoch.loss);
         cx.progress_message(epoch.number, task.epochs, format!("loss {:.4}", epoch.loss)).await?;
         if epoch.number.is_multiple_of(task.checkpoint_every) {
             keep(&trainer, &cx).await?;
