@@ -136,6 +136,13 @@ async fn latency(backend: &LocalBackend, folder: &str) -> Result<(), AnyError> {
     Ok(())
 }
 
+/// Processor time of this process so far, in microseconds (user and system, in hundredths of a second).
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = |index: usize| stat.split(' ').nth(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(13) + ticks(14)) * 10_000.0
+}
+
 fn memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = |key: &str| status.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
@@ -159,15 +166,15 @@ async fn main() -> Result<(), AnyError> {
     for batch in [1, 10, 100] {
         let queue = QueueName::new(&format!("drain-{batch}"))?;
         let count = if batch == 1 { tasks / 4 } else { tasks };
+        let spent = cpu();
         let filled = fill(&backend, &queue, count).await?;
-        println!("submit, 1,000 a call: {filled:.0}/s; {}", memory());
-        let began = Instant::now();
+        let spent = (cpu() - spent) / count as f64;
+        println!("submit, 1,000 a call: {filled:.0}/s, {spent:.1} us of processor each; {}", memory());
+        let (began, spent) = (Instant::now(), cpu());
         let done = drain(&backend, &queue, batch).await?;
-        println!(
-            "take and finish, {batch} a call: {:.0}/s of {done}; {}",
-            done as f64 / began.elapsed().as_secs_f64(),
-            memory()
-        );
+        let spent = (cpu() - spent) / count as f64;
+        let speed = done as f64 / began.elapsed().as_secs_f64();
+        println!("take and finish, {batch} a call: {speed:.0}/s, {spent:.1} us of processor each; {}", memory());
     }
     latency(&backend, &folder.to_string_lossy()).await?;
     println!("{}", memory());

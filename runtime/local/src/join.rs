@@ -258,7 +258,7 @@ impl Transaction<'_> {
         };
         let receipt = finish.receipt.as_ref().and_then(|handle| Receipt::read(handle).ok());
         self.finish_message(&mut record, &settled, receipt, finish.hideable)?;
-        self.save(&mut record)?;
+        self.save_settled(&mut record, &finish.settlement.outcome)?;
         Ok(Ok(settled))
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rhubarb_core::backend::{Result, StoreError};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::{
     bell::Bells,
@@ -149,6 +149,8 @@ pub(crate) fn connect(path: &Path, durability: Durability) -> Fallible<Connectio
     connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     connection.pragma_update(None, "temp_store", "memory")?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // A statement's plan may not depend on the values bound to it: else each execution could plan anew.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection)
 }
 

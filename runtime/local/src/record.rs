@@ -330,11 +330,20 @@ fn decode_hold(row: &rusqlite::Row<'_>, last: &Last, flags: i64, reading: &Readi
     })
 }
 
-const SAVE: &str = "update task set state = ?2, fence = ?3, attempt = ?4, max_attempts = ?5, flags = ?6, \
-    queued_at = ?7, not_before = ?8, expires = ?9, ring_at = ?10, interruptions = ?11, snoozes = ?12, redriven = ?13, \
-    lease_boot = ?14, lease_until = ?15, lease_ms = ?16, bell_at = ?17, bell_sent = ?18, bell_receives = ?19, \
-    bell_received = ?20, bell_first_received = ?21, last_fence = ?22, last_attempt = ?23, last_worker = ?24, \
-    last_started = ?25, last_ended = ?26, last_outcome = ?27, settled_at = ?28, forget_at = ?29 where seq = ?1";
+macro_rules! save {
+    ($more:literal) => {
+        concat!(
+            "update task set state = ?2, fence = ?3, attempt = ?4, max_attempts = ?5, flags = ?6, queued_at = ?7, \
+             not_before = ?8, expires = ?9, ring_at = ?10, interruptions = ?11, snoozes = ?12, redriven = ?13, \
+             lease_boot = ?14, lease_until = ?15, lease_ms = ?16, bell_at = ?17, bell_sent = ?18, \
+             bell_receives = ?19, bell_received = ?20, bell_first_received = ?21, last_fence = ?22, \
+             last_attempt = ?23, last_worker = ?24, last_started = ?25, last_ended = ?26, last_outcome = ?27, \
+             settled_at = ?28, forget_at = ?29",
+            $more,
+            " where seq = ?1"
+        )
+    };
+}
 
 const INSERT: &str = "insert into task(id, task, queue, submitted, state, max_attempts, flags, queued_at, not_before, \
     expires, ring_at, bell_at, bell_sent, spec) values(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
@@ -398,40 +407,65 @@ impl Transaction<'_> {
 
     /// Writes a changed row.
     pub(crate) fn save(&mut self, record: &mut Record) -> Fallible<()> {
+        let mut save = self.prepare(save!(""))?;
+        self.bind(&mut save, record)?;
+        save.raw_execute()?;
+        self.note_change(record);
+        Ok(())
+    }
+
+    /// Writes a changed row, and what the task gave.
+    pub(crate) fn save_with_output(&mut self, record: &mut Record, output: &Output) -> Fallible<()> {
+        let text = to_json(output)?;
+        if text.len() > IN_ROW_BYTES_MAX {
+            self.put_payload(record.seq, Payload::Output, &text)?;
+            return self.save(record);
+        }
+        let mut save = self.prepare(save!(", output = ?30"))?;
+        self.bind(&mut save, record)?;
+        save.raw_bind_parameter(30, text)?;
+        save.raw_execute()?;
+        self.note_change(record);
+        Ok(())
+    }
+
+    fn bind(&self, save: &mut rusqlite::Statement<'_>, record: &mut Record) -> Fallible<()> {
         record.tidy_bell();
         let (row, bell, last, hold) = (&record.row, &record.bell, record.last, record.row.hold.as_ref());
-        self.prepare(SAVE)?.execute(params![
-            record.seq,
-            row.state as u8,
-            row.fence.0.cast_signed(),
-            row.attempt,
-            row.max_attempts,
-            record.flags(),
-            row.queued_at.as_millis(),
+        let numbers: [Option<i64>; 29] = [
+            Some(record.seq),
+            Some(row.state as i64),
+            Some(row.fence.0.cast_signed()),
+            Some(row.attempt.into()),
+            Some(row.max_attempts.into()),
+            Some(record.flags()),
+            Some(row.queued_at.as_millis()),
             ms(row.not_before),
             ms(row.expires),
             ms(row.ring_at),
-            row.interruptions,
-            row.snoozes,
-            row.redriven,
+            Some(row.interruptions.into()),
+            Some(row.snoozes.into()),
+            Some(row.redriven.into()),
             hold.map(|_| self.boot),
             hold.map(|hold| hold.until.0),
             hold.map(|hold| millis(hold.lease)),
             bell.at,
-            bell.sent.as_millis(),
-            bell.receives,
+            Some(bell.sent.as_millis()),
+            Some(bell.receives.into()),
             ms(bell.received),
             ms(bell.first_received),
             last.map(|last| last.fence.0.cast_signed()),
-            last.map(|last| last.attempt),
+            last.map(|last| last.attempt.into()),
             last.map(|last| last.worker),
             last.map(|last| last.started.as_millis()),
             ms(last.and_then(|last| last.ended)),
             last.and_then(|last| last.ending),
             ms(record.settled_at),
             ms(record.forget_at),
-        ])?;
-        self.note_change(record);
+        ];
+        for (index, number) in (1..).zip(numbers) {
+            save.raw_bind_parameter(index, number)?;
+        }
         Ok(())
     }
 
@@ -460,16 +494,6 @@ impl Transaction<'_> {
     /// Writes why the last attempt was interrupted.
     pub(crate) fn put_why(&self, seq: i64, why: &Failure) -> Fallible<()> {
         self.prepare("update task set why = ?2 where seq = ?1")?.execute(params![seq, to_json(why)?])?;
-        Ok(())
-    }
-
-    /// Writes what a task gave.
-    pub(crate) fn put_output(&self, seq: i64, output: &Output) -> Fallible<()> {
-        let text = to_json(output)?;
-        if text.len() > IN_ROW_BYTES_MAX {
-            return self.put_payload(seq, Payload::Output, &text);
-        }
-        self.prepare("update task set output = ?2 where seq = ?1")?.execute(params![seq, text])?;
         Ok(())
     }
 

@@ -73,7 +73,7 @@ create index task_lease on task(lease_boot, lease_until) where state = 3;
 create index task_ring on task(ring_at) where ring_at is not null;
 create index task_forget on task(forget_at) where forget_at is not null;
 create index task_queue on task(queue);
-create index task_rare on task(queue, state) where state in (0, 1, 4, 6, 7, 8);
+create index task_rare on task(queue, state) where state <> 2 and state <> 3 and state <> 5;
 
 create table payload(key integer primary key, body text not null);
 

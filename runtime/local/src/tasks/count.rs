@@ -44,7 +44,7 @@ impl Snapshot<'_> {
             State::Succeeded => return Ok(None),
             State::Scheduled | State::Waiting | State::Retrying | State::Failed | State::Cancelled | State::Expired => {
                 "select submitted from task indexed by task_rare where queue = ?1 and state = ?2 \
-                 and state in (0, 1, 4, 6, 7, 8) order by seq limit 1"
+                 and state <> 2 and state <> 3 and state <> 5 order by seq limit 1"
             }
         };
         let mut select = self.prepare(sql)?;

@@ -117,7 +117,7 @@ impl Snapshot<'_> {
         for queue in queues {
             let mut select = self.prepare(
                 "select seq from task indexed by task_rare where queue = ?1 and state = ?2 \
-                 and state in (0, 1, 4, 6, 7, 8) and seq < ?3 order by seq desc limit ?4",
+                 and state <> 2 and state <> 3 and state <> 5 and seq < ?3 order by seq desc limit ?4",
             )?;
             // One more than a page tells whether there is another.
             let found = select

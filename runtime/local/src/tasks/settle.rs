@@ -20,12 +20,25 @@ impl Transaction<'_> {
         let Some(mut record) = self.find(settlement.id)? else { return Ok(Err(StoreError::NoTask(settlement.id))) };
         let settled = self.settle_record(&mut record, settlement)?;
         if settled.is_ok() {
-            self.save(&mut record)?;
+            self.save_settled(&mut record, &settlement.outcome)?;
         }
         Ok(settled)
     }
 
-    /// Records an outcome; the caller saves the row.
+    /// Writes a settled row, with what the task gave.
+    pub(crate) fn save_settled(&mut self, record: &mut Record, outcome: &Outcome) -> Fallible<()> {
+        match outcome {
+            Outcome::Succeeded(Some(output)) => self.save_with_output(record, output),
+            Outcome::Succeeded(None)
+            | Outcome::Failed { .. }
+            | Outcome::Snoozed(_)
+            | Outcome::Interrupted { .. }
+            | Outcome::Cancelled
+            | Outcome::Poisoned(_) => self.save(record),
+        }
+    }
+
+    /// Records an outcome; the caller saves the row by [`Self::save_settled`].
     pub(crate) fn settle_record(&mut self, record: &mut Record, settlement: &Settlement) -> Fallible<Result<Settled>> {
         let Settlement { fence, outcome, log, keep, .. } = settlement;
         let settled = match record.row.settle(*fence, outcome, self.now, self.limits()) {
@@ -46,19 +59,16 @@ impl Transaction<'_> {
 
     fn put_outcome(&self, record: &Record, outcome: &Outcome, buried: Option<&Failure>) -> Fallible<()> {
         match outcome {
-            Outcome::Succeeded(output) => {
-                // Only what was claimed before can have failed before.
-                if record.row.fence > FencingToken(1) {
-                    self.put_failure(record.seq, None)?;
-                }
-                if let Some(output) = output {
-                    self.put_output(record.seq, output)?;
-                }
-            }
+            // Only what was claimed before can have failed before.
+            Outcome::Succeeded(_) if record.row.fence > FencingToken(1) => self.put_failure(record.seq, None)?,
             Outcome::Interrupted { why, .. } => {
                 self.put_why(record.seq, &Failure::new("interrupted", why.as_ref()))?;
             }
-            Outcome::Failed { .. } | Outcome::Poisoned(_) | Outcome::Snoozed(_) | Outcome::Cancelled => {}
+            Outcome::Succeeded(_)
+            | Outcome::Failed { .. }
+            | Outcome::Poisoned(_)
+            | Outcome::Snoozed(_)
+            | Outcome::Cancelled => {}
         }
         match buried.or(outcome.failure()) {
             Some(failure) => self.put_failure(record.seq, Some(failure)),
