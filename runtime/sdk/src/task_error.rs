@@ -36,18 +36,18 @@ pub enum TaskError {
 
 impl TaskError {
     /// Fails this attempt; the queue's policy decides when the next one comes.
-    pub fn retry(error: impl Into<BoxError>) -> Self {
-        Self::of(error.into(), "error")
+    pub fn retry<E: Into<BoxError>>(error: E) -> Self {
+        Self::of(error.into(), type_name::<E>())
     }
 
     /// Fails this attempt; the next one comes `after` this time.
-    pub fn retry_after(error: impl Into<BoxError>, after: Duration) -> Self {
-        Self::Retry { failure: failure(error.into().as_ref(), "error"), after: Some(after) }
+    pub fn retry_after<E: Into<BoxError>>(error: E, after: Duration) -> Self {
+        Self::Retry { failure: failure(error.into().as_ref(), type_name::<E>()), after: Some(after) }
     }
 
     /// Fails the task for good, whatever attempts are left.
-    pub fn fatal(error: impl Into<BoxError>) -> Self {
-        Self::Fatal(failure(error.into().as_ref(), "error"))
+    pub fn fatal<E: Into<BoxError>>(error: E) -> Self {
+        Self::Fatal(failure(error.into().as_ref(), type_name::<E>()))
     }
 
     /// Gives the task back, to be attempted again this much later. Spends no attempt.

@@ -1,5 +1,4 @@
 //! A client by the folder of a project, over the embedded backend.
-#![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use rhubarb::{Client, Task, client::OpenError, core::row::State};
 use serde::{Deserialize, Serialize};

@@ -160,7 +160,8 @@ impl Context {
         self.attempt.states.get::<S>().ok_or(ContextError::NoState(type_name::<S>()))
     }
 
-    /// Says whether the handler should stop, as far as is known: the first call begins to ask.
+    /// Says whether the handler should stop, as far as is known: the first call begins to ask. Good for
+    /// a loop that computes: on a runtime of several threads the answer arrives meanwhile.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancel_reason().is_some()
