@@ -31,10 +31,10 @@ async fn send(client: &rhubarb::Client, body: &str) -> TaskId {
 async fn a_message_that_is_no_envelope_is_buried_and_the_next_one_runs() {
     let app = App::new(INPUT);
     let client = app.client();
+    let agent = app.agent(&["all"]).await;
     let poison = send(&client, "{\"args\": 7").await;
     let celery = send(&client, r#"{"body":"W10=","headers":{"task":"add","id":"1"}}"#).await;
     let least = send(&client, r#"{"task":"echo","args":{"value":5}}"#).await;
-    let agent = app.agent(&["all"]).await;
     assert_eq!(settled_row(&client, least).await.0, State::Succeeded);
     for id in [poison, celery] {
         let (state, failure) = settled_row(&client, id).await;
@@ -58,8 +58,8 @@ async fn settled_row(client: &rhubarb::Client, id: TaskId) -> (State, Option<Fai
 async fn a_newer_envelope_is_put_back_for_a_newer_worker() {
     let app = App::new(INPUT);
     let client = app.client();
-    let id = send(&client, r#"{"v":2,"id":"0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a4b","task":"noop","args":{}}"#).await;
     let agent = app.agent(&["all"]).await;
+    let id = send(&client, r#"{"v":2,"id":"0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a4b","task":"noop","args":{}}"#).await;
     let queue = QueueName::new("work").unwrap();
     until(async || {
         let counts = client.backend().broker().counts(&queue).await.unwrap();

@@ -76,7 +76,7 @@ async fn a_task_on_a_queue_that_nobody_serves_says_so_and_starts_when_somebody_d
     let why = client.why_waiting(id).await.unwrap().unwrap().to_string();
     assert!(why.contains("no worker serves queue light"), "{why}");
     let ran = app.run(&["queues"]).await;
-    assert!(ran.stdout.contains("light") && ran.stdout.contains("no worker"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("light") && ran.stdout.contains("no live worker"), "{}", ran.stdout);
     let agent = app.agent(&["light"]).await;
     assert_eq!(settled(&client, id).await.record.state, State::Succeeded);
     agent.stop().await;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use rhubarb_core::{
-    backend::{Backend, StoreError, WorkerRecord, WorkerState},
+    backend::{Backend, QueueSpec, StoreError, WorkerRecord, WorkerState},
     config::{Config, QueueConfig, WithoutGpu, WorkerConfig},
     ids::{QueueName, WorkerId},
     time::Timestamp,
@@ -149,6 +149,7 @@ impl Agent {
         };
         // The name first: two agents of one name must not purge or start functions for each other.
         backend.workers().beat(&record).await?;
+        backend.broker().declare(&queues.iter().map(|queue| spec_of(queue)).collect::<Vec<_>>()).await?;
         if purge {
             for queue in &queues {
                 let purged = backend.purge(&queue.name).await?;
@@ -282,6 +283,14 @@ fn queues_of(config: &Config, worker: &WorkerConfig) -> Result<Vec<Arc<QueueConf
         tracing::warn!(queue.name = %queue.name, "queue {} wants {} GPUs and this worker has none: it is not served", queue.name, queue.gpus);
     }
     Ok(served.into_iter().map(|queue| Arc::new(queue.clone())).collect())
+}
+
+/// What the queue must be like. A message that is received again and again without an end moves aside;
+/// its task's row stays and rings a new one.
+fn spec_of(queue: &QueueConfig) -> QueueSpec {
+    let dead_letters = QueueName::new(&format!("{}-dead", queue.name)).ok();
+    let max_receives = dead_letters.is_some().then_some(queue.max_receives);
+    QueueSpec { queue: queue.name.clone(), max_receives, dead_letters }
 }
 
 fn cpus() -> u32 {
