@@ -11,7 +11,7 @@ use crate::{
     },
     envelope::{DecodeError, Envelope},
     ids::{FencingToken, MessageId, QueueName, ReceiptHandle, TaskId, TaskName, WorkerId},
-    limits::UNKNOWN_TASK_PATIENCE,
+    limits::{Limits, UNKNOWN_TASK_PATIENCE},
     outcome::{Failure, Outcome},
     row::{AckMode, ClaimTerms, Disposition, Settled},
     time::Timestamp,
@@ -142,25 +142,29 @@ pub trait Backend: Send + Sync {
     /// Per item: `KeyReused`, `Invalid`, or the backend cannot be reached (then the task may or may not
     /// be in; the same call again settles it).
     async fn submit(&self, submissions: &[Submission], now: Timestamp) -> Vec<Result<Submitted>> {
-        let limits = self.broker().limits();
         let mut answers = self.tasks().submit(submissions).await;
-        let mut sends: BTreeMap<&QueueName, Vec<(usize, OutgoingMessage)>> = BTreeMap::new();
-        for (index, (submission, answer)) in submissions.iter().zip(&answers).enumerate() {
-            let rings = match answer {
-                Ok(Submitted::New) => true,
+        let mut sends: BTreeMap<QueueName, Vec<(usize, OutgoingMessage)>> = BTreeMap::new();
+        for (index, (submission, answer)) in submissions.iter().zip(&mut answers).enumerate() {
+            let doorbell = match answer {
+                Ok(Submitted::New) => submission.doorbell(now, self.broker().limits()),
                 // Accepted earlier, perhaps by a call that died before it sent.
-                Ok(Submitted::Exists(state)) => !state.is_settled(),
-                Ok(Submitted::Keyed(_)) | Err(_) => false,
+                Ok(Submitted::Exists(state)) if !state.is_settled() => submission.doorbell(now, self.broker().limits()),
+                Ok(Submitted::Keyed(first)) => match doorbell_of_unbegun(self, *first, now).await {
+                    Ok(doorbell) => doorbell,
+                    Err(error) => {
+                        *answer = Err(error);
+                        None
+                    }
+                },
+                Ok(Submitted::Exists(_)) | Err(_) => None,
             };
-            let delay = submission.not_before.map_or(Duration::ZERO, |at| at.since(now));
-            if rings && delay <= limits.delay_max {
-                let message = OutgoingMessage { body: submission.spec.clone(), delay, ..OutgoingMessage::default() };
-                sends.entry(&submission.queue).or_default().push((index, message));
+            if let Some((queue, message)) = doorbell {
+                sends.entry(queue).or_default().push((index, message));
             }
         }
         for (queue, batch) in sends {
             let (indexes, messages): (Vec<usize>, Vec<OutgoingMessage>) = batch.into_iter().unzip();
-            for (index, sent) in indexes.into_iter().zip(self.broker().send(queue, &messages).await) {
+            for (index, sent) in indexes.into_iter().zip(self.broker().send(&queue, &messages).await) {
                 if let Err(error) = sent {
                     answers[index] = Err(error);
                 }
@@ -362,6 +366,37 @@ pub trait Backend: Send + Sync {
         }
         Ok(Purged { count: tasks.max(messages), exact: false })
     }
+}
+
+impl Submission {
+    /// The message that goes out with the row; `None` where the sweep sends it later.
+    ///
+    /// The store counts a delay that the queue can hold as rung. The caller's clock may be behind the
+    /// store's and find the same delay too long, so that one is sent up to twice the limit: a bell that
+    /// comes early is answered NotYet.
+    fn doorbell(&self, now: Timestamp, limits: &Limits) -> Option<(QueueName, OutgoingMessage)> {
+        let delay = self.not_before.map_or(Duration::ZERO, |at| at.since(now));
+        let message = OutgoingMessage {
+            body: self.spec.clone(),
+            delay: delay.min(limits.delay_max),
+            ..OutgoingMessage::default()
+        };
+        (delay <= limits.delay_max * 2).then(|| (self.queue.clone(), message))
+    }
+}
+
+/// The doorbell of a task that nobody has claimed yet: the call that accepted it may have died before
+/// it sent one, and whoever repeats it with its idempotency key relies on the answer.
+async fn doorbell_of_unbegun<B: Backend + ?Sized>(
+    backend: &B,
+    id: TaskId,
+    now: Timestamp,
+) -> Result<Option<(QueueName, OutgoingMessage)>> {
+    let Some(detail) = backend.tasks().read(&[id]).await?.pop().flatten() else { return Ok(None) };
+    let has_begun = detail.record.state.is_settled() || !detail.attempts.is_empty();
+    let Some(envelope) = detail.spec.filter(|_| !has_begun) else { return Ok(None) };
+    let submission = Submission::new(&envelope, detail.record.queue, Window::DEFAULT);
+    Ok(submission.doorbell(now, backend.broker().limits()))
 }
 
 /// When a body that cannot be read is tried again; `None` buries it.

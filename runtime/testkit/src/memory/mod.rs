@@ -19,7 +19,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use rhubarb_core::{
-    backend::{Backend, BlobKey, Blobs, Broker, Result, ScheduleRecord, Schedules, StoreError, Tasks, Workers},
+    backend::{
+        Backend, BlobKey, Blobs, Broker, QueueSpec, Result, ScheduleRecord, Schedules, StoreError, Tasks, Workers,
+    },
     ids::{QueueName, ScheduleName, TaskId},
     limits::Limits,
     row::Row,
@@ -31,6 +33,7 @@ use self::{queues::Queues, rest::Roster, rows::Rows};
 use crate::{
     clock::Clock,
     faults::{Fault, Faults, Verb},
+    simulation::Sabotage,
 };
 
 /// How an in-memory backend behaves.
@@ -61,6 +64,7 @@ pub struct MemoryBackend {
 
 struct Shared {
     options: MemoryOptions,
+    sabotage: Option<Sabotage>,
     store: Mutex<Store>,
     changed: Notify,
 }
@@ -78,8 +82,33 @@ impl MemoryBackend {
     /// An empty backend.
     #[must_use]
     pub fn new(options: MemoryOptions) -> Self {
-        let store = Store { rows: Rows::new(options.index_lag), ..Store::default() };
-        Self { shared: Arc::new(Shared { options, store: Mutex::new(store), changed: Notify::new() }) }
+        Self::sabotaged(options, None)
+    }
+
+    /// An empty backend with a rule taken away.
+    pub(crate) fn sabotaged(options: MemoryOptions, sabotage: Option<Sabotage>) -> Self {
+        let store = Mutex::new(Store { rows: Rows::new(options.index_lag), ..Store::default() });
+        Self { shared: Arc::new(Shared { options, sabotage, store, changed: Notify::new() }) }
+    }
+
+    /// Declares a queue past all faults.
+    pub(crate) fn declare_now(&self, queue: QueueSpec) {
+        // A queue that exists is declared as often as wanted.
+        let _ = self.lock().queues.declare(&[queue]);
+    }
+
+    /// What a queue's row says about its last purge, past all faults.
+    pub(crate) fn purged_before(&self, queue: &QueueName) -> Option<Timestamp> {
+        self.lock().rows.purged_before(queue)
+    }
+
+    /// True if a fault has lost a message that named this task.
+    pub(crate) fn has_lost_a_doorbell(&self, id: TaskId) -> bool {
+        self.lock().queues.has_lost(id)
+    }
+
+    fn is_sabotaged(&self, sabotage: Sabotage) -> bool {
+        self.shared.sabotage == Some(sabotage)
     }
 
     /// What its clock says.
@@ -94,10 +123,10 @@ impl MemoryBackend {
         self.lock().rows.row(id).cloned()
     }
 
-    /// How many messages of a queue hold `text`, hidden ones included: for checks between steps.
+    /// How many messages of a queue name a task, hidden ones included: for checks between steps.
     #[must_use]
-    pub fn messages_with(&self, queue: &QueueName, text: &str) -> usize {
-        self.lock().queues.bodies(queue).filter(|body| body.contains(text)).count()
+    pub fn doorbells(&self, queue: &QueueName, id: TaskId) -> usize {
+        self.lock().queues.doorbells(queue, id)
     }
 
     fn lock(&self) -> MutexGuard<'_, Store> {

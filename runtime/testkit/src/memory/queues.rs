@@ -17,6 +17,8 @@ pub(super) struct Queues {
     queues: HashMap<QueueName, Queue>,
     /// Numbers messages in the order of sending, and deliveries.
     last: u64,
+    /// What was accepted and lost, because a test asked for it.
+    lost: Vec<Message>,
 }
 
 struct Queue {
@@ -36,6 +38,13 @@ struct Message {
     first_received: Option<Timestamp>,
     /// The newest delivery, and when it was made.
     delivery: Option<(u64, LeaseTime)>,
+}
+
+impl Message {
+    fn names(&self, id: TaskId) -> bool {
+        let id = id.to_string();
+        self.body.contains(&id) || self.id.as_str() == id
+    }
 }
 
 impl Queues {
@@ -58,12 +67,13 @@ impl Queues {
         Ok(())
     }
 
-    pub(super) fn bodies(&self, queue: &QueueName) -> impl Iterator<Item = &str> {
-        self.queues
-            .get(queue)
-            .into_iter()
-            .flat_map(|queue| queue.messages.values())
-            .map(|message| message.body.as_str())
+    pub(super) fn doorbells(&self, queue: &QueueName, id: TaskId) -> usize {
+        let messages = self.queues.get(queue).into_iter().flat_map(|queue| queue.messages.values());
+        messages.filter(|message| message.names(id)).count()
+    }
+
+    pub(super) fn has_lost(&self, id: TaskId) -> bool {
+        self.lost.iter().any(|message| message.names(id))
     }
 
     pub(super) fn send(
@@ -102,6 +112,9 @@ impl Queues {
             first_received: None,
             delivery: None,
         };
+        if copies == 0 {
+            self.lost.push(new.clone());
+        }
         for _ in 0..copies {
             self.last += 1;
             into.messages.insert(self.last, new.clone());

@@ -464,6 +464,10 @@ impl Rows {
         self.queues.entry(queue.clone()).or_insert(new)
     }
 
+    pub(super) fn purged_before(&self, queue: &QueueName) -> Option<Timestamp> {
+        self.queues.get(queue)?.purged_before
+    }
+
     pub(super) fn pause(&mut self, queue: &QueueName, paused: bool) {
         self.queue_row(queue).paused = paused;
     }

@@ -11,12 +11,23 @@ use rhubarb_core::{
     envelope::BlobRef,
     ids::{FencingToken, QueueName, TaskId},
     outcome::Failure,
-    row::{Renewed, Settled, State},
-    time::Timestamp,
+    row::{AckMode, Claim, Renewed, Settled, State},
+    time::{Now, Timestamp},
 };
 
 use super::MemoryBackend;
-use crate::faults::Verb;
+use crate::{faults::Verb, simulation::Sabotage};
+
+/// How far a worker's clock is ahead that a sabotaged store trusts.
+const SKEW: Duration = Duration::from_secs(4);
+
+impl MemoryBackend {
+    /// The clock that leases are judged by when they are reaped.
+    fn reapers_clock(&self, now: Now) -> Now {
+        let ahead = if self.is_sabotaged(Sabotage::ReapByWorkerClock) { SKEW } else { Duration::ZERO };
+        Now { lease: now.lease.after(ahead), ..now }
+    }
+}
 
 #[async_trait]
 impl Tasks for MemoryBackend {
@@ -31,7 +42,16 @@ impl Tasks for MemoryBackend {
     async fn claim(&self, requests: &[ClaimRequest<'_>]) -> Vec<Result<ClaimAnswer>> {
         let limits = self.limits();
         self.each(Verb::Claim, requests.len(), |store, now, _| {
-            requests.iter().map(|request| Ok(store.rows.claim(request, limits, now))).collect()
+            let mut answers: Vec<ClaimAnswer> =
+                requests.iter().map(|request| store.rows.claim(request, limits, now)).collect();
+            if self.is_sabotaged(Sabotage::DropHeldDeliveries) {
+                for answer in &mut answers {
+                    if let Claim::Held { ack, .. } = &mut answer.claim {
+                        *ack = AckMode::Lease;
+                    }
+                }
+            }
+            answers.into_iter().map(Ok).collect()
         })
         .await
     }
@@ -53,7 +73,12 @@ impl Tasks for MemoryBackend {
     async fn settle(&self, settlements: &[Settlement]) -> Vec<Result<Settled>> {
         let limits = self.limits();
         self.each(Verb::Settle, settlements.len(), |store, now, _| {
-            settlements.iter().map(|settlement| store.rows.settle(settlement, limits, now)).collect()
+            let unfenced = self.is_sabotaged(Sabotage::NoFencing);
+            let settle = |settlement: &Settlement| match store.rows.row(settlement.id).map(|row| row.fence) {
+                Some(fence) if unfenced => store.rows.settle(&Settlement { fence, ..settlement.clone() }, limits, now),
+                _ => store.rows.settle(settlement, limits, now),
+            };
+            settlements.iter().map(settle).collect()
         })
         .await
     }
@@ -92,12 +117,12 @@ impl Tasks for MemoryBackend {
     }
 
     async fn due_leases(&self, limit: usize) -> Result<Vec<DueLease>> {
-        self.whole(Verb::DueLeases, |store, now, _| Ok(store.rows.due_leases(limit, now))).await
+        self.whole(Verb::DueLeases, |store, now, _| Ok(store.rows.due_leases(limit, self.reapers_clock(now)))).await
     }
 
     async fn reap(&self, leases: &[DueLease]) -> Vec<Result<Settled>> {
         self.each(Verb::Reap, leases.len(), |store, now, _| {
-            leases.iter().map(|lease| store.rows.reap(lease, now)).collect()
+            leases.iter().map(|lease| store.rows.reap(lease, self.reapers_clock(now))).collect()
         })
         .await
     }

@@ -1,0 +1,208 @@
+//! The onlooker: compares every row with the one before, and says which rule a step has broken.
+//!
+//! It trusts no answer, since answers get lost: what it knows is the rows themselves, which verb was
+//! done, and with which token a holder meant to settle.
+
+use std::collections::BTreeMap;
+
+use rhubarb_core::{
+    ids::{FencingToken, QueueName, TaskId},
+    row::{AckMode, Row, State},
+    time::Now,
+};
+
+use super::Tally;
+use crate::{faults::Verb, memory::MemoryBackend};
+
+/// A broken rule in words, or nothing.
+type Verdict = Result<(), String>;
+
+#[derive(Default)]
+pub(super) struct Oracle {
+    /// Every worker claims in mode `message`. Where modes are mixed, a holder in mode `lease` that was
+    /// overtaken may still delete the message of a later one: the reaper brings that one back too.
+    keeps_messages: bool,
+    tasks: BTreeMap<TaskId, Watched>,
+    pub(super) tally: Tally,
+}
+
+#[derive(Default)]
+struct Watched {
+    row: Option<Row>,
+    accepted: bool,
+    begun: u32,
+    given_back: u32,
+    /// Its doorbell may be gone without anybody's fault: the queue must first stand empty.
+    bell_excused: bool,
+}
+
+/// The verb that was just done, and what its actor meant to settle.
+pub(super) struct Step<'a> {
+    pub(super) verb: Verb,
+    pub(super) settles: &'a [(TaskId, FencingToken)],
+}
+
+impl Oracle {
+    pub(super) fn new(modes: [AckMode; 2]) -> Self {
+        Self { keeps_messages: modes == [AckMode::Message; 2], ..Self::default() }
+    }
+
+    pub(super) fn watch(&mut self, id: TaskId) {
+        self.tasks.entry(id).or_default();
+    }
+
+    pub(super) fn accepted(&mut self, id: TaskId) {
+        self.tasks.entry(id).or_default().accepted = true;
+    }
+
+    pub(super) fn ids(&self) -> Vec<TaskId> {
+        self.tasks.keys().copied().collect()
+    }
+
+    /// Checks every row after a step; `now` is the store's own clock.
+    pub(super) fn look(&mut self, backend: &MemoryBackend, queue: &QueueName, step: &Step<'_>, now: Now) -> Verdict {
+        self.tally.steps += 1;
+        for (id, watched) in &mut self.tasks {
+            let row = backend.row(*id);
+            let changed = row != watched.row;
+            if changed {
+                let before = watched.row.clone();
+                watched.compare(*id, before.as_ref(), row.as_ref(), step, now, &mut self.tally)?;
+                watched.row.clone_from(&row);
+            } else if step.verb == Verb::PurgeQueue {
+                // What came after the purge's mark is rung again when the queue stands empty. A plain
+                // message that nobody has seen is all there was of its task.
+                watched.bell_excused = true;
+                watched.accepted &= row.is_some();
+            } else if step.verb == Verb::Settle && step.settles.iter().any(|(of, _)| of == id) {
+                self.tally.refused += 1;
+            }
+            let may_miss_its_bell = changed || matches!(step.verb, Verb::Delete | Verb::Send);
+            if let Some(row) = row.filter(|row| may_miss_its_bell && !row.state.is_settled()) {
+                let bells = backend.doorbells(queue, *id);
+                watched.bell_excused |= backend.has_lost_a_doorbell(*id);
+                // Reaped and rung, taken back by its holder (which ends the bell), reaped again; and only
+                // then a sweeper that stood still notes the first bell. The queue must stand empty before
+                // it is rung again.
+                let was_reaped = row.state == State::Queued && row.hold.is_some();
+                watched.bell_excused |= step.verb == Verb::Rung && was_reaped && bells == 0;
+                watched.can_come_back(*id, &row, bells, self.keeps_messages)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The accepted tasks that have not settled.
+    pub(super) fn unsettled(&self) -> Vec<TaskId> {
+        let open =
+            |watched: &Watched| watched.accepted && !watched.row.as_ref().is_some_and(|row| row.state.is_settled());
+        self.tasks.iter().filter(|(_, watched)| open(watched)).map(|(id, _)| *id).collect()
+    }
+
+    pub(super) fn count_settled(&mut self) {
+        self.tally.settled = self.tasks.values().filter(|watched| watched.accepted).count() as u64;
+    }
+}
+
+impl Watched {
+    fn compare(
+        &mut self,
+        id: TaskId,
+        before: Option<&Row>,
+        after: Option<&Row>,
+        step: &Step<'_>,
+        now: Now,
+        tally: &mut Tally,
+    ) -> Verdict {
+        let Some(after) = after else { return broken(id, "its row has gone") };
+        let new = Row::submitted(None, None, None, now.epoch, &rhubarb_core::limits::Limits::AWS);
+        let before = before.unwrap_or(&new);
+        if after.fence < before.fence {
+            return broken(id, "its token fell");
+        }
+        if before.state.is_settled() && after.redriven == before.redriven {
+            return broken(id, &format!("it was settled as {} and is {} now", before.state, after.state));
+        }
+        match step.verb {
+            Verb::Settle => self.settled(id, before, after, step)?,
+            Verb::Claim => self.claimed(id, before, after, now, tally)?,
+            Verb::Reap => {
+                tally.reaped += 1;
+                lease_had_ended(id, before, now)?;
+            }
+            Verb::CancelPurged if before.state == State::Running => {
+                return broken(id, "a purge touched what runs");
+            }
+            Verb::Redrive => (self.begun, self.given_back) = (0, 0),
+            _ => {}
+        }
+        if after.attempt != self.begun - self.given_back {
+            let (begun, back) = (self.begun, self.given_back);
+            return broken(id, &format!("it counts {} attempts; {begun} were begun, {back} given back", after.attempt));
+        }
+        Ok(())
+    }
+
+    fn settled(&mut self, id: TaskId, before: &Row, after: &Row, step: &Step<'_>) -> Verdict {
+        let Some((_, token)) = step.settles.iter().find(|(of, _)| *of == id) else {
+            return broken(id, "a settle of another task changed it");
+        };
+        if *token != before.fence {
+            return broken(id, &format!("holder {token} settled it, and {} is the newest", before.fence));
+        }
+        if after.attempt < before.attempt {
+            self.given_back += 1;
+        }
+        Ok(())
+    }
+
+    fn claimed(&mut self, id: TaskId, before: &Row, after: &Row, now: Now, tally: &mut Tally) -> Verdict {
+        lease_had_ended(id, before, now)?;
+        if after.state != State::Running {
+            return Ok(());
+        }
+        self.begun += 1;
+        tally.attempts += 1;
+        if after.fence == before.fence {
+            return broken(id, "two holders share a token");
+        }
+        if before.not_before.is_some_and(|at| at > now.epoch) {
+            return broken(id, "it started early");
+        }
+        if after.attempt > after.max_attempts {
+            return broken(id, &format!("attempt {} of {}", after.attempt, after.max_attempts));
+        }
+        Ok(())
+    }
+
+    /// An unsettled task always has a way back: a message, a bell that is due, or a lease that ends. In
+    /// mode `message` a message is there as long as the task is held.
+    fn can_come_back(&self, id: TaskId, row: &Row, bells: usize, keeps_messages: bool) -> Verdict {
+        if bells > 0 || self.bell_excused {
+            return Ok(());
+        }
+        match (row.state, row.hold.as_ref().map(|hold| hold.ack)) {
+            (State::Running, Some(AckMode::Message)) if keeps_messages => {
+                broken(id, "it is held in mode `message`, and its message has gone")
+            }
+            (State::Running, _) => Ok(()),
+            _ if row.ring_at.is_some() || !self.accepted => Ok(()),
+            (state, _) => broken(id, &format!("it is {state}, has no message, and nothing will ring it")),
+        }
+    }
+}
+
+/// A lease that the store has granted is nobody else's before it ends.
+fn lease_had_ended(id: TaskId, before: &Row, now: Now) -> Verdict {
+    let until = before.hold.as_ref().filter(|_| before.state == State::Running).map(|hold| hold.until);
+    match until.filter(|until| *until > now.lease) {
+        Some(until) => {
+            broken(id, &format!("it was taken from its holder {:?} before its lease ended", until.since(now.lease)))
+        }
+        None => Ok(()),
+    }
+}
+
+fn broken(id: TaskId, rule: &str) -> Verdict {
+    Err(format!("task {id}: {rule}"))
+}
