@@ -23,6 +23,7 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  rhubarb demo                      run the example application and see what happens
   rhubarb new function hello        write a function of your own
   rhubarb dev                       run all workers of rhubarb.toml until ctrl-c
   rhubarb enqueue hello --args '{\"name\":\"you\"}' --wait
@@ -82,6 +83,7 @@ impl Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Demo(commands::demo::Demo),
     Dev(commands::dev::Dev),
     Agent(commands::agent::Agent),
     Enqueue(commands::enqueue::Enqueue),

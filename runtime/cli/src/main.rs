@@ -7,6 +7,7 @@
 mod build;
 mod cli;
 mod commands;
+mod crew;
 mod environment;
 mod exit;
 mod logging;
@@ -59,6 +60,7 @@ async fn run(session: &Session, command: Command) -> Result<()> {
     };
     logging::start(&choice, &session.screen)?;
     match command {
+        Command::Demo(command) => command.run(session).await,
         Command::Dev(command) => command.run(session).await,
         Command::Agent(command) => command.run(session).await,
         Command::Enqueue(command) => command.run(session).await,

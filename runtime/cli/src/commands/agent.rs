@@ -13,6 +13,7 @@ use rhubarb_core::{
 };
 
 use crate::{
+    crew::Crew,
     exit::{CliError, Result, chain},
     project::know,
     session::Session,
@@ -88,7 +89,7 @@ impl Agent {
             agent = starting => agent.map_err(told)?,
             _ = signals.next() => return Err(CliError::Interrupted),
         };
-        run_until_stopped(vec![agent], &mut signals).await
+        Crew::set_out(vec![agent]).until_stopped(&mut signals).await
     }
 
     /// The worker's settings, with the options in place of what the file says.
@@ -109,33 +110,6 @@ impl Agent {
         worker.grace = self.grace.unwrap_or(worker.grace);
         Ok(worker)
     }
-}
-
-/// Runs agents until a signal, drains them, and ends them at once on the second signal.
-pub(crate) async fn run_until_stopped(agents: Vec<Running>, signals: &mut StopSignals) -> Result<()> {
-    let stoppers: Vec<_> = agents.iter().map(Running::stopper).collect();
-    let mut all_done = std::pin::pin!(futures::future::join_all(agents.into_iter().map(Running::run)));
-    let mut asked = 0_u32;
-    let summaries = loop {
-        let signal = tokio::select! {
-            summaries = &mut all_done => break summaries,
-            signal = signals.next() => signal,
-        };
-        asked += 1;
-        if asked == 1 {
-            tracing::info!("{signal}: draining; a second one ends at once and hands the work back");
-            stoppers.iter().for_each(rhubarb_agent::Stopper::drain);
-        } else {
-            tracing::warn!("{signal}: ending at once");
-            stoppers.iter().for_each(rhubarb_agent::Stopper::now);
-        }
-    };
-    if summaries.iter().all(|summary| summary.settled) {
-        return Ok(());
-    }
-    Err(CliError::Backend(
-        "not every outcome could be written: their leases end, and others try these tasks again".into(),
-    ))
 }
 
 /// What an agent's refusal to start means for the exit code.

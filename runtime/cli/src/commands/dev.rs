@@ -9,9 +9,10 @@ use rhubarb_core::{
     config::{Config, WorkerConfig},
 };
 
-use super::agent::{run_until_stopped, told, unique_name};
+use super::agent::{told, unique_name};
 use crate::{
     build::{self, Profile},
+    crew::Crew,
     exit::{CliError, Result},
     project::Project,
     session::Session,
@@ -49,7 +50,7 @@ impl Dev {
             agents = starting => agents?,
             _ = signals.next() => return Err(CliError::Interrupted),
         };
-        run_until_stopped(agents, &mut signals).await
+        Crew::set_out(agents).until_stopped(&mut signals).await
     }
 }
 
