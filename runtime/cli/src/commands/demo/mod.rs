@@ -43,6 +43,9 @@ pub(crate) struct Demo {
     /// How often each training goes through its data
     #[arg(long, default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     epochs: u32,
+    /// Take the binaries of the functions as they are
+    #[arg(long)]
+    no_build: bool,
 }
 
 /// The workers that the demo starts.
@@ -63,7 +66,9 @@ impl Demo {
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
         let mut project = session.project()?;
         let workers = workers(&project.config)?;
-        project.config = Arc::new(build::functions(&project, Profile::Release, session).await?);
+        if !self.no_build {
+            project.config = Arc::new(build::functions(&project, Profile::Release, session).await?);
+        }
         let backend = project.open()?;
         let _alone = project.lock("dev")?;
         let client = Client::new(Arc::clone(&backend), Arc::clone(&project.config));
