@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use nalgebra::{Matrix3, RowVector3};
+use glam::{DMat3, DVec3};
 
 /// A dye.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,25 +19,21 @@ pub enum Stain {
     Dab = 2,
 }
 
-/// The optical density of each dye (row) for red, green and blue, as published.
-const PUBLISHED: Matrix3<f64> = Matrix3::new(
-    0.65, 0.70, 0.29, // hematoxylin
-    0.07, 0.99, 0.11, // eosin
-    0.27, 0.57, 0.78, // DAB
-);
+/// The optical density of each dye for red, green and blue, as published.
+const PUBLISHED: [DVec3; 3] = [
+    DVec3::new(0.65, 0.70, 0.29), // hematoxylin
+    DVec3::new(0.07, 0.99, 0.11), // eosin
+    DVec3::new(0.27, 0.57, 0.78), // DAB
+];
 
-/// A row for each dye, of unit length: an amount of 1 has a density of 1 over the three colours.
-static DENSITIES: LazyLock<Matrix3<f64>> = LazyLock::new(|| {
-    let mut densities = PUBLISHED;
-    for mut row in densities.row_iter_mut() {
-        row.normalize_mut();
-    }
-    densities
+/// A column for each dye, of unit length: an amount of 1 has a density of 1 over the three colours.
+static DENSITIES: LazyLock<DMat3> = LazyLock::new(|| {
+    let [hematoxylin, eosin, dab] = PUBLISHED.map(DVec3::normalize);
+    DMat3::from_cols(hematoxylin, eosin, dab)
 });
 
-#[expect(clippy::expect_used, reason = "the matrix is a constant, and a test inverts it")]
-static AMOUNTS: LazyLock<Matrix3<f64>> =
-    LazyLock::new(|| DENSITIES.try_inverse().expect("the published dyes are independent"));
+/// The inverse exists: the published dyes are independent, as a test shows.
+static AMOUNTS: LazyLock<DMat3> = LazyLock::new(|| DENSITIES.inverse());
 
 /// The optical density of each colour of a pixel: 0 for white, 2.4 for black.
 pub(crate) fn optical_density(pixel: [u8; 3]) -> [f64; 3] {
@@ -47,12 +43,12 @@ pub(crate) fn optical_density(pixel: [u8; 3]) -> [f64; 3] {
 
 /// How much of each dye a pixel holds, by [`Stain`]. A negative amount is a colour that no mix of the dyes has.
 pub fn deconvolve(pixel: [u8; 3]) -> [f64; 3] {
-    (RowVector3::from(optical_density(pixel)) * *AMOUNTS).into()
+    (*AMOUNTS * DVec3::from(optical_density(pixel))).into()
 }
 
 /// The pixel that holds these amounts of the dyes, by [`Stain`].
 pub fn stained_with(amounts: [f64; 3]) -> [u8; 3] {
-    let density: [f64; 3] = (RowVector3::from(amounts) * *DENSITIES).into();
+    let density: [f64; 3] = (*DENSITIES * DVec3::from(amounts)).into();
     density.map(|density| (255.0 * 10_f64.powf(-density)).round() as u8)
 }
 
@@ -84,11 +80,11 @@ mod tests {
 
     #[test]
     fn the_published_vector_of_a_dye_is_that_dye() {
-        for (dye, row) in PUBLISHED.row_iter().enumerate() {
-            let length = row.norm();
+        for (dye, density) in PUBLISHED.into_iter().enumerate() {
+            let length = density.length();
             let mut expected = [0.0; 3];
             expected[dye] = length;
-            assert_near((row * *AMOUNTS).into(), expected, 1e-12);
+            assert_near((*AMOUNTS * density).into(), expected, 1e-12);
         }
     }
 

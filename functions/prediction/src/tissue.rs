@@ -1,7 +1,6 @@
 //! Decides which pixels are tissue, and which tissue is stained.
 
-use image::{GrayImage, Rgb, RgbImage};
-use imageproc::contrast::otsu_level;
+use image::{Rgb, RgbImage};
 
 use crate::stains::{Stain, deconvolve, optical_density};
 
@@ -33,11 +32,7 @@ pub struct Quantified {
 pub fn quantify(picture: &RgbImage) -> Quantified {
     let levels: Vec<u8> = picture.pixels().filter(|pixel| is_tissue(pixel)).map(dab_level).collect();
     let tissue = levels.len();
-    // The threshold wants an image, and only the tissue has a say: so it is given a line of tissue.
-    let threshold = GrayImage::from_vec(tissue as u32, 1, levels.clone())
-        .filter(|line| line.width() > 0)
-        .map_or(0, |line| otsu_level(&line))
-        .max(to_level(DAB_MIN));
+    let threshold = otsu_level(&levels).max(to_level(DAB_MIN));
     let is_stained = |level: u8| level > threshold;
     let stained = levels.into_iter().filter(|&level| is_stained(level)).count();
 
@@ -54,6 +49,28 @@ pub fn quantify(picture: &RgbImage) -> Quantified {
         threshold: f64::from(threshold) * DAB_MAX / 255.0,
         overlay,
     }
+}
+
+/// The level that divides these best in two: the one with the greatest variance between the two classes
+/// (Otsu, "A Threshold Selection Method from Gray-Level Histograms", 1979). Zero for none.
+fn otsu_level(levels: &[u8]) -> u8 {
+    let mut histogram = [0_u32; 256];
+    for level in levels {
+        histogram[usize::from(*level)] += 1;
+    }
+    let sum_of = |part: &[u32], first: usize| -> f64 {
+        part.iter().enumerate().map(|(index, count)| f64::from(*count) * (first + index) as f64).sum()
+    };
+    let between = |threshold: usize| {
+        let (low, high) = histogram.split_at(threshold + 1);
+        let [below, above] = [low, high].map(|part| part.iter().map(|count| f64::from(*count)).sum::<f64>());
+        if below == 0.0 || above == 0.0 {
+            return 0.0;
+        }
+        let apart = sum_of(low, 0) / below - sum_of(high, threshold + 1) / above;
+        below * above * apart * apart
+    };
+    (0..=255).max_by(|a, b| between(usize::from(*a)).total_cmp(&between(usize::from(*b))).then(b.cmp(a))).unwrap_or(0)
 }
 
 fn is_tissue(pixel: &Rgb<u8>) -> bool {
