@@ -13,7 +13,7 @@ use crate::{
 
 /// Runs functions as tasks of queues, on this machine or on AWS.
 #[derive(Debug, Parser)]
-#[command(name = "rhubarb", version, about, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "rhubarb", version, after_help = EXAMPLES, max_term_width = 110)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -29,7 +29,7 @@ Examples:
   rhubarb enqueue hello --args '{\"name\":\"you\"}' --wait
   rhubarb tasks --state failed --since 1h
 
-Exit codes: 0 done, 1 the task failed, 2 usage, 64 configuration, 69 the backend cannot be reached.";
+Exit codes: 0 done, 1 the task failed, 2 usage, 64 configuration, 69 the backend cannot be reached, 130 ctrl-c.";
 
 /// Options that every command has.
 #[derive(Args, Clone, Debug)]

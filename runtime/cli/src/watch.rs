@@ -64,6 +64,7 @@ impl<'a> View<'a> {
         let bar = screen.draws().then(|| {
             let bar = screen.bars().add(ProgressBar::no_length());
             bar.set_style(waiting_style());
+            bar.set_prefix("task");
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });

@@ -1,7 +1,8 @@
 //! `rhubarb cancel`: stops tasks.
 
 use clap::Args;
-use rhubarb_core::{ids::TaskId, row::State};
+use rhubarb::ClientError;
+use rhubarb_core::{backend::StoreError, ids::TaskId, row::State};
 use serde::Serialize;
 
 use crate::{
@@ -23,35 +24,43 @@ pub(crate) struct Cancel {
 
 /// Where one task stands after what was asked for.
 #[derive(Serialize)]
-pub(super) struct Changed {
-    pub(super) id: TaskId,
+struct Changed {
+    id: TaskId,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) state: Option<State>,
+    state: Option<State>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) error: Option<String>,
+    error: Option<String>,
 }
 
 impl Cancel {
     /// Cancels them.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
         let states = session.client()?.cancel(&self.ids).await;
-        tell(session, &self.ids, states.into_iter().map(|state| state.map_err(CliError::from)), |state| match state {
+        let done = |state| match state {
             State::Running => "asked to stop",
             _ => "cancelled",
-        })
+        };
+        tell(session, &self.ids, states, done, "there is nothing to cancel")
     }
 }
 
-/// Prints what became of each task. One that was refused makes the whole command an error, after all
+/// Prints what became of each task; `refused` says what a task's state did not allow. One that was refused makes the whole command an error, after all
 /// the others have been told.
 pub(super) fn tell(
     session: &Session,
     ids: &[TaskId],
-    states: impl Iterator<Item = Result<State>>,
+    states: Vec<Result<State, ClientError>>,
     word: impl Fn(State) -> &'static str,
+    refused: &str,
 ) -> Result<()> {
     let mut first = None;
     for (id, state) in ids.iter().zip(states) {
+        let state = state.map_err(|error| match error {
+            ClientError::Store(StoreError::Refused(refusal)) => {
+                CliError::Usage(format!("task {id} is {}: {refused}", refusal.state))
+            }
+            other => other.into(),
+        });
         let changed = Changed {
             id: *id,
             state: state.as_ref().ok().copied(),

@@ -40,7 +40,7 @@ pub(crate) struct Enqueue {
     /// Start at this time: RFC 3339 or a Unix time
     #[arg(long, value_name = "TIME", value_parser = values::time)]
     eta: Option<Timestamp>,
-    /// Give it up if it has not started by then: a time, or a duration from now
+    /// Give it up if it has not started by then: a time, or a duration from when it may start
     #[arg(long, value_name = "WHEN", value_parser = Moment::read)]
     expires: Option<Moment>,
     /// The longest an attempt may take: at most what its queue allows
@@ -108,7 +108,8 @@ impl Enqueue {
                 false => session.screen.line(accepted.id.to_string()),
             };
         }
-        session.screen.note(format!("task {}", accepted.id));
+        let before = if accepted.existing { " was there before" } else { "" };
+        session.screen.note(format!("task {}{before}", accepted.id));
         wait_for(session, &client, accepted.id, wait_timeout).await
     }
 
@@ -157,15 +158,16 @@ impl Enqueue {
 /// Waits for a task and prints what it gave. Ctrl-c, or the end of the time, leaves it running.
 async fn wait_for(session: &Session, client: &Client, id: TaskId, at_most: Option<Duration>) -> Result<()> {
     let mut signals = StopSignals::listen()?;
-    let followed = tokio::select! {
-        state = watch::follow(client, id, &session.screen) => Some(state?),
-        _ = signals.next() => None,
-        () = tokio::time::sleep(at_most.unwrap_or(Duration::MAX)) => None,
-    };
-    let Some(state) = followed else {
-        session.screen.note(format!("task {id} goes on without being watched; see `rhubarb task {id}`"));
-        session.screen.line(id.to_string())?;
-        return Err(CliError::Interrupted);
+    let state = tokio::select! {
+        state = watch::follow(client, id, &session.screen) => state?,
+        _ = signals.next() => {
+            session.screen.note(format!("task {id} goes on without being watched; see `rhubarb task {id}`"));
+            session.screen.line(id.to_string())?;
+            return Err(CliError::Interrupted);
+        }
+        () = tokio::time::sleep(at_most.unwrap_or(Duration::MAX)) => {
+            return Err(CliError::Task(format!("task {id} is not settled yet, and goes on; see `rhubarb task {id}`")));
+        }
     };
     let output: Result<Box<RawValue>, _> = client.output(id).await;
     if session.screen.json() {

@@ -65,5 +65,6 @@ fn tell(session: &Session, queue: &QueueName, paused: bool) -> Result<()> {
     if session.screen.json() {
         return session.screen.document(&Changed { queue, paused });
     }
-    session.screen.line(format!("queue {queue} is {}", if paused { "paused" } else { "open" }))
+    let told = if paused { "is paused: workers heed it within a second" } else { "is open again" };
+    session.screen.line(format!("queue {queue} {told}"))
 }

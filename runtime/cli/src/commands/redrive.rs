@@ -4,10 +4,7 @@ use clap::Args;
 use rhubarb_core::ids::TaskId;
 
 use super::cancel::tell;
-use crate::{
-    exit::{CliError, Result},
-    session::Session,
-};
+use crate::{exit::Result, session::Session};
 
 /// Bring failed tasks back: same id, attempts from 1, both runs in the history
 #[derive(Args, Debug)]
@@ -25,6 +22,6 @@ impl Redrive {
     /// Brings them back.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
         let states = session.client()?.redrive(&self.ids).await;
-        tell(session, &self.ids, states.into_iter().map(|state| state.map_err(CliError::from)), |_| "queued again")
+        tell(session, &self.ids, states, |_| "queued again", "only a failed one can be redriven")
     }
 }

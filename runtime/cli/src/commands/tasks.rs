@@ -100,7 +100,8 @@ fn row(task: &TaskRecord, now: Timestamp) -> Vec<String> {
 /// From when it could start to when its latest attempt began.
 fn waited(task: &TaskRecord) -> String {
     let from = task.queued_at.max(task.not_before.unwrap_or(task.queued_at));
-    task.started.map_or_else(String::new, |started| show_time(started.since(from)))
+    let started = task.started.filter(|started| *started >= from);
+    started.map_or_else(String::new, |started| show_time(started.since(from)))
 }
 
 /// From when its latest attempt began to its end.

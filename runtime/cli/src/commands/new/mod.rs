@@ -14,6 +14,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use rhubarb_core::ids::FunctionName;
+use serde::Serialize;
 
 use crate::{
     exit::{CliError, Result},
@@ -54,7 +55,14 @@ struct NewFunction {
 struct Change {
     path: PathBuf,
     text: String,
-    told: String,
+    told: &'static str,
+}
+
+/// A file that was written, for programs.
+#[derive(Serialize)]
+struct Written {
+    path: String,
+    change: &'static str,
 }
 
 impl New {
@@ -70,12 +78,17 @@ impl New {
         let changes = plan(&function, &root)?;
         for change in &changes {
             write(change)?;
-            session.screen.line(format!("{} {}", change.told, project::shown(&change.path)))?;
+            let path = project::shown(&change.path);
+            match session.screen.json() {
+                true => session.screen.document(&Written { path, change: change.told })?,
+                false => session.screen.line(format!("{} {path}", change.told))?,
+            }
         }
         let name = &function.name;
         let task = template::task_name(name.as_str());
         session.screen.note(format!(
-            "\nRun it:\n  rhubarb dev\nand from a second terminal:\n  rhubarb enqueue {task} --args '{{\"name\":\"you\"}}' --wait"
+            "\nThe crate `rhubarb` that it depends on is the one this command was built from; its Cargo.toml says where.\n\
+             Run it:\n  rhubarb dev\nand from a second terminal:\n  rhubarb enqueue {task} --args '{{\"name\":\"you\"}}' --wait"
         ));
         Ok(())
     }
@@ -101,20 +114,16 @@ fn plan(function: &NewFunction, root: &Path) -> Result<Vec<Change>> {
     let workspace = read(&root.join("Cargo.toml"))?;
     let configuration = read(&root.join(FILE))?;
     let mut changes = vec![
-        Change {
-            path: folder.join("Cargo.toml"),
-            text: cargo::package(name, workspace.as_deref())?,
-            told: "wrote".into(),
-        },
-        Change { path: folder.join("src").join("main.rs"), text: template::main(name), told: "wrote".into() },
+        Change { path: folder.join("Cargo.toml"), text: cargo::package(name, workspace.as_deref())?, told: "wrote" },
+        Change { path: folder.join("src").join("main.rs"), text: template::main(name), told: "wrote" },
     ];
     if let Some(text) = cargo::with_member(workspace.as_deref(), &member)? {
         let told = if workspace.is_some() { "added it to the members of" } else { "wrote" };
-        changes.push(Change { path: root.join("Cargo.toml"), text, told: told.into() });
+        changes.push(Change { path: root.join("Cargo.toml"), text, told });
     }
     let told = if configuration.is_some() { "added it to" } else { "wrote" };
     let text = config::with_function(configuration.as_deref(), &function.name, root)?;
-    changes.push(Change { path: root.join(FILE), text, told: told.into() });
+    changes.push(Change { path: root.join(FILE), text, told });
     Ok(changes)
 }
 
