@@ -833,6 +833,8 @@ proptest! {
             prop_assert_eq!(row.attempt, ledger.begun - ledger.given_back, "attempts are begun less given back");
             let waits = matches!(row.state, State::Retrying | State::Scheduled);
             prop_assert!(row.not_before.is_none() || waits, "{} waits", row.state);
+            let is_claimable = waits || row.state == State::Queued;
+            prop_assert!(!is_claimable || row.attempt < row.max_attempts.max(1), "no attempt is left to claim");
         }
     }
 }

@@ -18,6 +18,7 @@ use rhubarb_core::{
 
 use super::{
     Sabotage,
+    oracle::Intent,
     world::{Act, LEASE, Stage},
 };
 
@@ -82,7 +83,13 @@ async fn producer(stage: Stage, tasks: usize, skew_ms: i64) {
         let submission = submission(&stage, number, incarnation);
         stage.state().oracle.watch(submission.id);
         loop {
-            let answers = Backend::submit(&stage.backend, std::slice::from_ref(&submission), stage.wall(skew_ms)).await;
+            let called = stage.wall(skew_ms);
+            let answers = Backend::submit(&stage.backend, std::slice::from_ref(&submission), called).await;
+            // Whoever stands still in the middle of a call for longer than a queue can delay a message may
+            // leave a late task unrung: the sweep rings it when the queue stands empty.
+            if stage.backend.now().epoch.since(called) >= stage.backend.limits().delay_max {
+                stage.state().oracle.excuse(submission.id);
+            }
             match answers.into_iter().next() {
                 Some(Ok(Submitted::New | Submitted::Exists(_))) => {
                     stage.state().oracle.accepted(submission.id);
@@ -202,6 +209,8 @@ fn outcome(stage: &Stage) -> Outcome {
 }
 
 async fn finish(stage: Stage, won: Won, outcome: Outcome, tries: usize) {
+    let spends = !matches!(outcome, Outcome::Snoozed(_) | Outcome::Interrupted { .. });
+    let intent = Intent { id: won.id, token: won.row.fence, spends };
     let settlement = Settlement {
         id: won.id,
         fence: won.row.fence,
@@ -212,7 +221,7 @@ async fn finish(stage: Stage, won: Won, outcome: Outcome, tries: usize) {
     let hideable = stage.backend.limits().visibility_max;
     let finish = Finish { queue: stage.queue.clone(), settlement, receipt: won.receipt, hideable };
     for _ in 0..tries {
-        stage.intend(finish.settlement.id, finish.settlement.fence);
+        stage.intend(intent);
         if stage.sabotage == Some(Sabotage::DeleteBeforeSettle)
             && let Some(receipt) = &finish.receipt
         {

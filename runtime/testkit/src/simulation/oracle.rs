@@ -32,6 +32,9 @@ struct Watched {
     accepted: bool,
     begun: u32,
     given_back: u32,
+    /// What its first claim allowed: the configuration stays as it is.
+    max_attempts: Option<u32>,
+    settled_by: Option<FencingToken>,
     /// Its doorbell may be gone without anybody's fault: the queue must first stand empty.
     bell_excused: bool,
 }
@@ -39,7 +42,16 @@ struct Watched {
 /// The verb that was just done, and what its actor meant to settle.
 pub(super) struct Step<'a> {
     pub(super) verb: Verb,
-    pub(super) settles: &'a [(TaskId, FencingToken)],
+    pub(super) settles: &'a [Intent],
+}
+
+/// With what a holder means to settle.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Intent {
+    pub(super) id: TaskId,
+    pub(super) token: FencingToken,
+    /// The attempt counts: it was neither interrupted nor snoozed.
+    pub(super) spends: bool,
 }
 
 impl Oracle {
@@ -53,6 +65,11 @@ impl Oracle {
 
     pub(super) fn accepted(&mut self, id: TaskId) {
         self.tasks.entry(id).or_default().accepted = true;
+    }
+
+    /// A task whose doorbell may be missing without a broken rule.
+    pub(super) fn excuse(&mut self, id: TaskId) {
+        self.tasks.entry(id).or_default().bell_excused = true;
     }
 
     pub(super) fn ids(&self) -> Vec<TaskId> {
@@ -74,7 +91,7 @@ impl Oracle {
                 // message that nobody has seen is all there was of its task.
                 watched.bell_excused = true;
                 watched.accepted &= row.is_some();
-            } else if step.verb == Verb::Settle && step.settles.iter().any(|(of, _)| of == id) {
+            } else if step.verb == Verb::Settle && step.settles.iter().any(|intent| intent.id == *id) {
                 self.tally.refused += 1;
             }
             let may_miss_its_bell = changed || matches!(step.verb, Verb::Delete | Verb::Send);
@@ -144,13 +161,17 @@ impl Watched {
     }
 
     fn settled(&mut self, id: TaskId, before: &Row, after: &Row, step: &Step<'_>) -> Verdict {
-        let Some((_, token)) = step.settles.iter().find(|(of, _)| *of == id) else {
+        let Some(Intent { token, spends, .. }) = step.settles.iter().find(|intent| intent.id == id) else {
             return broken(id, "a settle of another task changed it");
         };
         if *token != before.fence {
             return broken(id, &format!("holder {token} settled it, and {} is the newest", before.fence));
         }
-        if after.attempt < before.attempt {
+        if self.settled_by == Some(*token) {
+            return broken(id, &format!("holder {token} settled it twice"));
+        }
+        self.settled_by = Some(*token);
+        if !spends && !after.state.is_settled() {
             self.given_back += 1;
         }
         Ok(())
@@ -169,8 +190,9 @@ impl Watched {
         if before.not_before.is_some_and(|at| at > now.epoch) {
             return broken(id, "it started early");
         }
-        if after.attempt > after.max_attempts {
-            return broken(id, &format!("attempt {} of {}", after.attempt, after.max_attempts));
+        let max = *self.max_attempts.get_or_insert(after.max_attempts);
+        if after.attempt > max {
+            return broken(id, &format!("attempt {} of {max}", after.attempt));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::{
 
 use rhubarb_core::{
     backend::{ClaimPolicy, QueueSpec},
-    ids::{FencingToken, QueueName, TaskId},
+    ids::{QueueName, TaskId},
     limits::Limits,
     row::AckMode,
     time::{Timestamp, millis},
@@ -19,7 +19,7 @@ use rhubarb_core::{
 
 use super::{
     Broken, Sabotage, Tally, actors,
-    oracle::{Oracle, Step},
+    oracle::{Intent, Oracle, Step},
     random::Random,
 };
 use crate::{
@@ -83,8 +83,8 @@ pub(super) struct State {
     done: Option<Verb>,
     sleep_until: Option<i64>,
     born: Vec<(String, Act)>,
-    /// With which token each actor last meant to settle a task.
-    settles: BTreeMap<(usize, TaskId), FencingToken>,
+    /// With what each actor last meant to settle a task.
+    settles: BTreeMap<(usize, TaskId), Intent>,
     trace: Option<Vec<String>>,
     modes: [AckMode; 2],
     max_attempts: u32,
@@ -149,11 +149,11 @@ impl Stage {
         .await;
     }
 
-    /// Notes with which token the actor whose turn it is means to settle a task.
-    pub(super) fn intend(&self, id: TaskId, token: FencingToken) {
+    /// Notes with what the actor whose turn it is means to settle a task.
+    pub(super) fn intend(&self, intent: Intent) {
         let mut state = self.state();
         let actor = state.turn_of;
-        state.settles.insert((actor, id), token);
+        state.settles.insert((actor, intent.id), intent);
     }
 
     /// Lets something go on by itself, whatever becomes of the actor that began it.
@@ -392,8 +392,8 @@ impl World {
     fn look(&self, actor: usize) -> Result<(), String> {
         let mut state = self.stage.state();
         let Some(verb) = state.done else { return Ok(()) };
-        let settles: Vec<(TaskId, FencingToken)> =
-            state.settles.iter().filter(|((of, _), _)| *of == actor).map(|((_, id), token)| (*id, *token)).collect();
+        let own = state.settles.iter().filter(|((of, _), _)| *of == actor);
+        let settles: Vec<Intent> = own.map(|(_, intent)| *intent).collect();
         let step = Step { verb, settles: &settles };
         state.oracle.look(&self.stage.backend, &self.stage.queue, &step, self.stage.backend.now())
     }
