@@ -1,11 +1,15 @@
 //! Builds the functions that are cargo packages, and finds their binaries by what cargo says.
 //!
-//! Cargo is asked for each package once, all together, so that nothing is compiled twice. Where a binary
-//! lies is taken from cargo's own messages: a target folder may be anywhere.
+//! Cargo is asked once for all of them, and with the same set of packages as `cargo run`, so that nothing
+//! is compiled twice. Where a binary lies is taken from cargo's own messages: a target folder may be
+//! anywhere.
 
-use std::{collections::BTreeMap, io, process::Stdio};
+use std::{collections::BTreeSet, process::Stdio};
 
-use rhubarb_core::config::{Config, Program, Vars as _};
+use rhubarb_core::{
+    config::{Config, Program, Vars as _},
+    ids::FunctionName,
+};
 use serde::Deserialize;
 use tokio::process::Command;
 
@@ -35,47 +39,123 @@ impl Profile {
 /// of the packages' names.
 pub(crate) async fn functions(project: &Project, profile: Profile, session: &Session) -> Result<Config> {
     let mut config = Config::clone(&project.config);
-    let packages: Vec<String> = packages(&config);
-    if packages.is_empty() {
+    let wanted = packages(&config);
+    if wanted.is_empty() {
         return Ok(config);
     }
-    session.screen.note(format!("building functions: {}", packages.join(", ")));
-    let cargo = session.vars.get("CARGO").unwrap_or_else(|| "cargo".to_owned());
-    let mut command = Command::new(&cargo);
-    command.arg("build").arg("--message-format=json-render-diagnostics").current_dir(&project.root);
-    if profile == Profile::Release {
-        command.arg("--release");
+    let workspace: Workspace = read(&cargo(project, session, &["metadata", "--no-deps", "--format-version=1"]).await?)?;
+    for (function, package) in &wanted {
+        workspace
+            .binary_of(package)
+            .map_err(|what| CliError::Configuration(format!("functions.{function}: {what}")))?;
     }
-    for package in &packages {
-        command.args(["--package", package]);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
-    let output = command.spawn().map_err(|error| no_cargo(&cargo, &error))?.wait_with_output().await;
-    let output = output.map_err(|error| CliError::io("wait for cargo", &error))?;
-    if !output.status.success() {
-        return Err(CliError::Configuration("the functions do not compile: see cargo's messages above".into()));
-    }
-    let binaries = binaries(&String::from_utf8_lossy(&output.stdout));
+    let names: BTreeSet<&str> = wanted.iter().map(|(_, package)| package.as_str()).collect();
+    session.screen.note(format!("building functions: {}", names.iter().copied().collect::<Vec<_>>().join(", ")));
+    let arguments = workspace.arguments(&names, profile);
+    let messages = cargo(project, session, &arguments.iter().map(String::as_str).collect::<Vec<_>>()).await?;
     for function in config.functions.values_mut() {
         let Program::Package(package) = &function.program else { continue };
-        let binary = binaries.get(package).ok_or_else(|| {
-            let name = &function.name;
-            CliError::Configuration(format!(
-                "functions.{name}: package `{package}` has no binary; give it a src/main.rs"
-            ))
-        })?;
-        function.program = Program::Command(vec![binary.clone()]);
+        let binary = workspace.binary_of(package).ok().and_then(|binary| executable(&messages, binary));
+        let missing =
+            || CliError::Configuration(format!("functions.{}: cargo built no binary of `{package}`", function.name));
+        function.program = Program::Command(vec![binary.ok_or_else(missing)?]);
     }
     Ok(config)
 }
 
-fn packages(config: &Config) -> Vec<String> {
-    let named = config.functions.values().filter_map(|function| match &function.program {
-        Program::Package(package) => Some(package.clone()),
+fn packages(config: &Config) -> Vec<(FunctionName, String)> {
+    let package = |name: &FunctionName, program: &Program| match program {
+        Program::Package(package) => Some((name.clone(), package.clone())),
         Program::Command(_) => None,
-    });
-    let distinct: std::collections::BTreeSet<String> = named.collect();
-    distinct.into_iter().collect()
+    };
+    config.functions.iter().filter_map(|(name, function)| package(name, &function.program)).collect()
+}
+
+/// Runs cargo in the project. Returns what it printed; its diagnostics go to standard error.
+async fn cargo(project: &Project, session: &Session, arguments: &[&str]) -> Result<String> {
+    let cargo = session.vars.get("CARGO").unwrap_or_else(|| "cargo".to_owned());
+    let mut command = Command::new(&cargo);
+    command.args(arguments).current_dir(&project.root).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let child = command.spawn().map_err(|error| {
+        CliError::Configuration(format!(
+            "cannot run `{cargo}` to build the functions: {error}; install Rust, or use --no-build with built binaries",
+        ))
+    })?;
+    let output = child.wait_with_output().await.map_err(|error| CliError::io("wait for cargo", &error))?;
+    if !output.status.success() {
+        return Err(CliError::Configuration("the functions cannot be built: see cargo's messages above".into()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| CliError::Configuration(format!("cannot read cargo's answer: {error}")))
+}
+
+/// `cargo metadata`, as far as we read it.
+#[derive(Deserialize)]
+struct Workspace {
+    packages: Vec<Package>,
+    workspace_default_members: BTreeSet<String>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    id: String,
+    name: String,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+impl Target {
+    fn is_binary(&self) -> bool {
+        self.kind.iter().any(|kind| kind == "bin")
+    }
+}
+
+impl Workspace {
+    /// The binary of a package: its only one, or the one of its name.
+    fn binary_of(&self, package: &str) -> Result<&str, String> {
+        let Some(found) = self.packages.iter().find(|found| found.name == package) else {
+            let known: Vec<&str> = self.packages.iter().map(|package| package.name.as_str()).collect();
+            return Err(format!("the workspace has no package `{package}`; it has {}", known.join(", ")));
+        };
+        let binaries: Vec<&str> =
+            found.targets.iter().filter(|target| target.is_binary()).map(|target| target.name.as_str()).collect();
+        match binaries.as_slice() {
+            [] => Err(format!("package `{package}` has no binary: give it a src/main.rs")),
+            [only] => Ok(only),
+            several if several.contains(&package) => {
+                several.iter().find(|name| **name == package).copied().ok_or_else(String::new)
+            }
+            several => {
+                Err(format!("package `{package}` has the binaries {}: none is called `{package}`", several.join(", ")))
+            }
+        }
+    }
+
+    /// What cargo is called with. Where all functions are among the default members, those are the set
+    /// of packages, as with `cargo run`; cargo chooses the features of what they share by that set.
+    fn arguments(&self, packages: &BTreeSet<&str>, profile: Profile) -> Vec<String> {
+        let mut arguments = vec!["build".to_owned(), "--message-format=json-render-diagnostics".to_owned()];
+        if profile == Profile::Release {
+            arguments.push("--release".to_owned());
+        }
+        let is_default = |package: &Package| self.workspace_default_members.contains(&package.id);
+        let wanted: Vec<&Package> = self.packages.iter().filter(|p| packages.contains(p.name.as_str())).collect();
+        if !wanted.iter().all(|package| is_default(package)) {
+            arguments.extend(packages.iter().flat_map(|package| ["--package".to_owned(), (*package).to_owned()]));
+        }
+        let binaries = packages.iter().filter_map(|package| self.binary_of(package).ok());
+        arguments.extend(binaries.flat_map(|binary| ["--bin".to_owned(), binary.to_owned()]));
+        arguments
+    }
 }
 
 /// A line of cargo's messages, as far as we read it.
@@ -85,33 +165,58 @@ struct Message {
     target: Option<Target>,
 }
 
-#[derive(Deserialize)]
-struct Target {
-    name: String,
-}
-
-/// The binaries of a build, by their names.
-fn binaries(messages: &str) -> BTreeMap<String, String> {
+/// Where a build has put a binary.
+fn executable(messages: &str, binary: &str) -> Option<String> {
     let read = |line: &str| serde_json::from_str::<Message>(line).ok();
-    messages.lines().filter_map(read).filter_map(|message| Some((message.target?.name, message.executable?))).collect()
-}
-
-fn no_cargo(cargo: &str, error: &io::Error) -> CliError {
-    CliError::Configuration(format!(
-        "cannot run `{cargo}` to build the functions: {error}; install Rust, or use --no-build with built binaries",
-    ))
+    let of_it =
+        |message: &Message| message.target.as_ref().is_some_and(|target| target.is_binary() && target.name == binary);
+    messages.lines().filter_map(read).filter(of_it).find_map(|message| message.executable)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn workspace(defaults: &[&str]) -> Workspace {
+        let package = |name: &str, kinds: &[(&str, &str)]| {
+            let targets: Vec<_> = kinds.iter().map(|(name, kind)| json!({"name": name, "kind": [kind]})).collect();
+            json!({"id": name, "name": name, "targets": targets})
+        };
+        let packages = [
+            package("hello", &[("hello", "lib"), ("hello", "bin")]),
+            package("bye", &[("other", "bin")]),
+            package("library", &[("library", "lib")]),
+        ];
+        serde_json::from_value(json!({"packages": packages, "workspace_default_members": defaults})).unwrap()
+    }
+
+    #[test]
+    fn a_package_is_known_by_its_binary() {
+        let workspace = workspace(&[]);
+        assert_eq!(workspace.binary_of("hello"), Ok("hello"));
+        assert_eq!(workspace.binary_of("bye"), Ok("other"));
+        assert!(workspace.binary_of("library").unwrap_err().contains("src/main.rs"));
+        assert!(workspace.binary_of("gone").unwrap_err().contains("it has hello, bye, library"));
+    }
+
+    #[test]
+    fn functions_are_built_with_the_packages_that_cargo_run_takes() {
+        let wanted = BTreeSet::from(["hello", "bye"]);
+        let all = workspace(&["hello", "bye", "library"]).arguments(&wanted, Profile::Release);
+        assert_eq!(all[2..], ["--release", "--bin", "other", "--bin", "hello"]);
+        let some = workspace(&["hello"]).arguments(&wanted, Profile::Dev);
+        assert_eq!(some[2..], ["--package", "bye", "--package", "hello", "--bin", "other", "--bin", "hello"]);
+    }
 
     #[test]
     fn binaries_are_found_in_cargos_messages() {
-        let messages = r#"{"reason":"compiler-artifact","target":{"name":"serde"},"executable":null}
-{"reason":"compiler-artifact","target":{"name":"hello"},"executable":"/t/release/hello"}
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"hello","kind":["lib"]},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"hello","kind":["bin"]},"executable":"/t/release/hello"}
 not json
 {"reason":"build-finished","success":true}"#;
-        assert_eq!(binaries(messages), BTreeMap::from([("hello".to_owned(), "/t/release/hello".to_owned())]));
+        assert_eq!(executable(messages, "hello").as_deref(), Some("/t/release/hello"));
+        assert_eq!(executable(messages, "bye"), None);
     }
 }
