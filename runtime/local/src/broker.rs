@@ -44,10 +44,11 @@ pub(crate) enum Look<T> {
 }
 
 impl LocalBackend {
-    /// Looks at a queue until something is found or the time is over. Each look is one transaction.
+    /// Looks at a queue for up to `max` until something is found or the time is over. Each look is one transaction.
     pub(crate) async fn look<T, V>(
         &self,
         queue: &QueueName,
+        max: usize,
         wait: Duration,
         what: &'static str,
         mut verb: impl FnMut() -> V,
@@ -63,7 +64,7 @@ impl LocalBackend {
             // Before the look: what comes between the look and the wait must be heard.
             let sent = known.map(|number| self.inner.bells.next_sent(number));
             let moved = self.inner.clock.moved();
-            match self.inner.writer.call(what, verb()).await? {
+            match self.inner.writer.call(what, max, verb()).await? {
                 Look::Found(found) => return Ok(found),
                 Look::Empty { nothing, .. } if self.is_over(&deadline) => return Ok(nothing),
                 Look::Empty { queue, next, .. } => {
@@ -121,7 +122,7 @@ impl Broker for LocalBackend {
         let queues = queues.to_vec();
         let verb =
             move |transaction: &mut Transaction<'_>| queues.iter().try_for_each(|queue| transaction.declare(queue));
-        self.inner.writer.call("declare queues", verb).await
+        self.inner.writer.call("declare queues", 1, verb).await
     }
 
     async fn send(&self, queue: &QueueName, messages: &[OutgoingMessage]) -> Vec<Result<MessageId>> {
@@ -150,7 +151,7 @@ impl Broker for LocalBackend {
     ) -> Result<Vec<Delivery>> {
         self.limits().check_receive(max, visibility, wait)?;
         let max = max.min(self.limits().batch_max);
-        self.look(queue, wait, "receive messages", || {
+        self.look(queue, max, wait, "receive messages", || {
             let queue = queue.clone();
             move |transaction: &mut Transaction<'_>| transaction.receive(&queue, max, visibility)
         })
@@ -183,7 +184,7 @@ impl Broker for LocalBackend {
         loop {
             let queue = queue.clone();
             let verb = move |transaction: &mut Transaction<'_>| transaction.purge_messages(&queue, PURGE_STEP, true);
-            let step = self.inner.writer.call("purge messages", verb).await?;
+            let step = self.inner.writer.call("purge messages", PURGE_STEP, verb).await?;
             purged += step;
             if step == 0 {
                 return Ok(purged);

@@ -60,7 +60,7 @@ impl Backend for LocalBackend {
         let Take { policy, worker, max, wait } = take;
         self.inner.ground.limits.check_receive(max, policy.lease, wait)?;
         let order = Order { policy: policy.clone(), worker: worker.clone(), max: max.min(TAKE_MAX) };
-        self.look(&policy.queue, wait, "take tasks", || {
+        self.look(&policy.queue, max, wait, "take tasks", || {
             let order = order.clone();
             move |transaction: &mut Transaction<'_>| transaction.take(&order)
         })
@@ -107,7 +107,7 @@ impl Backend for LocalBackend {
                 let tasks = transaction.cancel_purged(&queue, PURGE_STEP)?;
                 Ok(tasks + transaction.purge_messages(&queue, PURGE_STEP, false)?)
             };
-            let step = self.inner.writer.call("purge a queue", verb).await?;
+            let step = self.inner.writer.call("purge a queue", PURGE_STEP, verb).await?;
             count += step;
             if step == 0 {
                 return Ok(Purged { count, exact: true });
@@ -127,7 +127,7 @@ impl LocalBackend {
         let verb = move |transaction: &mut Transaction<'_>| {
             queues.iter().map(|queue| transaction.number(queue.as_str())).collect()
         };
-        self.inner.writer.call("look at queues", verb).await
+        self.inner.writer.call("look at queues", 1, verb).await
     }
 }
 

@@ -37,10 +37,15 @@ impl WriterLock {
         Ok(Self { write: open("write.lock")?, turn: open("turn.lock")?, stint_began: None })
     }
 
+    /// Takes the lock if no other process has it and this one has not gone on for too long.
+    pub(crate) fn try_acquire(&mut self) -> io::Result<bool> {
+        let began = *self.stint_began.get_or_insert_with(Instant::now);
+        Ok(began.elapsed() < STINT && try_lock(&self.write)?)
+    }
+
     /// Waits until this process alone may write.
     pub(crate) fn acquire(&mut self) -> io::Result<()> {
-        let began = *self.stint_began.get_or_insert_with(Instant::now);
-        if began.elapsed() < STINT && try_lock(&self.write)? {
+        if self.try_acquire()? {
             return Ok(());
         }
         lock(&self.turn)?;

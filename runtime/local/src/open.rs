@@ -100,6 +100,7 @@ impl LocalBackend {
             ground: Arc::clone(&ground),
             bells: Arc::clone(&bells),
             gauge,
+            waits_for_disk: options.durability == Durability::Full,
         };
         let writer = Writer::start(parts).map_err(|error| path_error(&error, WHAT, folder))?;
         let folder = folder.to_owned();

@@ -36,23 +36,23 @@ impl Workers for LocalBackend {
     async fn beat(&self, worker: &WorkerRecord) -> Result<()> {
         let worker = worker.clone();
         let verb = move |transaction: &mut Transaction<'_>| transaction.beat(&worker);
-        self.inner.writer.call("write the worker's heartbeat", verb).await?
+        self.inner.writer.call("write the worker's heartbeat", 1, verb).await?
     }
 
     async fn leave(&self, worker: &WorkerId, instance: &str) -> Result<()> {
         let (worker, instance) = (worker.clone(), instance.to_owned());
         let verb = move |transaction: &mut Transaction<'_>| transaction.leave(&worker, &instance);
-        self.inner.writer.call("remove the worker", verb).await
+        self.inner.writer.call("remove the worker", 1, verb).await
     }
 
     async fn list(&self) -> Result<Vec<Heard>> {
-        self.inner.writer.call("list workers", |transaction| transaction.workers()).await
+        self.inner.writer.call("list workers", 1, |transaction| transaction.workers()).await
     }
 
     async fn hold_role(&self, role: &str, worker: &WorkerId, instance: &str, hold: Duration) -> Result<bool> {
         let (role, worker, instance) = (role.to_owned(), worker.clone(), instance.to_owned());
         let verb = move |transaction: &mut Transaction<'_>| transaction.hold_role(&role, &worker, &instance, hold);
-        self.inner.writer.call("take a role", verb).await
+        self.inner.writer.call("take a role", 1, verb).await
     }
 }
 

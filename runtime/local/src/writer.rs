@@ -1,12 +1,18 @@
-//! The one thread of a process that writes, and the calls that share its commits.
+//! Who writes, and how calls share a commit.
 //!
-//! A verb is a closure sent to the thread. The thread takes the writer lock, begins, runs every verb
-//! that is there or comes in meanwhile, commits, and only then answers. A verb refuses by its value;
-//! an error of SQLite (disk full, damaged file) fails the whole group, whose transaction is rolled
-//! back: nothing of it was promised to anybody. A crash before the commit leaves nothing of the group.
+//! A verb is a closure in the queue of a process. One at a time leads: it takes the writer lock, begins,
+//! runs every verb that is there or comes in meanwhile, commits, and only then answers. A small call that
+//! finds nobody leading leads itself, where it is, which spares two switches between threads; whoever
+//! finds a leader leaves its verb to the writer thread, which also does what is large, what must wait
+//! for another process, and all of it where each commit waits for the disk.
+//!
+//! A verb refuses by its value; an error of SQLite (disk full, damaged file) fails the whole group,
+//! whose transaction is rolled back: nothing of it was promised to anybody. A crash before the commit
+//! leaves nothing of the group.
 
 use std::{
-    sync::{Arc, mpsc},
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -29,8 +35,10 @@ use crate::{
 const GROUP_MAX: usize = 256;
 /// A commit takes no further verbs when it has worked so long.
 const GROUP_TIME: Duration = Duration::from_millis(5);
+/// Items of a call that may lead where it is: more would hold up the caller's other work.
+const SMALL: usize = 16;
 
-/// What the thread needs.
+/// What a leader needs.
 pub(crate) struct Parts {
     pub(crate) connection: Connection,
     pub(crate) lock: WriterLock,
@@ -39,49 +47,119 @@ pub(crate) struct Parts {
     pub(crate) ground: Arc<Ground>,
     pub(crate) bells: Arc<Bells>,
     pub(crate) gauge: Arc<WalGauge>,
+    /// Each commit waits for the disk.
+    pub(crate) waits_for_disk: bool,
 }
 
-/// Sends verbs to the thread. The thread ends when this is dropped, after what was sent before.
-#[derive(Debug)]
+/// Runs verbs. The thread ends when this is dropped, after what was queued before.
 pub(crate) struct Writer {
-    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    shared: Arc<Shared>,
+    waits_for_disk: bool,
     thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    inbox: Mutex<Inbox>,
+    /// Told when the thread has something to do.
+    called: Condvar,
+    lead: Mutex<Lead>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    jobs: VecDeque<Box<dyn Job>>,
+    /// Somebody has left its verb to the thread.
+    called: bool,
+    /// No verb will come any more.
+    closed: bool,
+}
+
+impl Shared {
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call_thread(&self) {
+        self.inbox().called = true;
+        self.called.notify_one();
+    }
 }
 
 impl Writer {
     /// Starts the thread.
     pub(crate) fn start(parts: Parts) -> std::io::Result<Self> {
-        let (jobs, inbox) = mpsc::channel();
+        let waits_for_disk = parts.waits_for_disk;
         let ringer = Ringer::new(Arc::clone(&parts.bells));
-        let thread = std::thread::Builder::new()
-            .name("rhubarb-writer".into())
-            .spawn(move || Work { parts, ringer, inbox }.run())?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        let lead = Mutex::new(Lead { parts, ringer });
+        let shared = Arc::new(Shared { inbox: Mutex::default(), called: Condvar::new(), lead });
+        let of_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("rhubarb-writer".into()).spawn(move || run_thread(&of_thread))?;
+        Ok(Self { shared, waits_for_disk, thread: Some(thread) })
     }
 
-    /// Runs a verb in a transaction; `what` says what it does, as an infinitive.
-    pub(crate) async fn call<T, F>(&self, what: &'static str, verb: F) -> Result<T>
+    /// Runs a verb over so many items in a transaction; `what` says what it does, as an infinitive.
+    pub(crate) async fn call<T, F>(&self, what: &'static str, items: usize, verb: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&mut Transaction<'_>) -> Fallible<T> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
-        let job = Call { what, verb: Some(verb), value: None, reply };
         let gone = || StoreError::unreachable(what, Text("the store's writer has ended: restart this process".into()));
-        let jobs = self.jobs.as_ref().ok_or_else(gone)?;
-        jobs.send(Box::new(job)).map_err(|_| gone())?;
+        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            return Err(gone());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.shared.inbox().jobs.push_back(Box::new(Call { what, verb: Some(verb), value: None, reply }));
+        if items > SMALL || self.waits_for_disk || !self.lead_here() {
+            self.shared.call_thread();
+        }
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Leads one commit, if nobody else does and no other process writes. Returns false where the thread
+    /// must see to what is queued.
+    fn lead_here(&self) -> bool {
+        let mut lead = match self.shared.lead.try_lock() {
+            Ok(lead) => lead,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        if !matches!(lead.parts.lock.try_acquire(), Ok(true)) {
+            return false;
+        }
+        lead.commit_and_answer(&self.shared, true);
+        lead.parts.lock.rest();
+        drop(lead);
+        self.shared.inbox().jobs.is_empty()
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        drop(self.jobs.take());
+        self.shared.inbox().closed = true;
+        self.shared.call_thread();
         if let Some(thread) = self.thread.take() {
-            // The last handle may be dropped by a verb's own answer, on the thread itself.
-            if thread.thread().id() != std::thread::current().id() {
-                let _ = thread.join();
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run_thread(shared: &Shared) {
+    loop {
+        let closed = {
+            let mut inbox = shared.inbox();
+            while !inbox.called && !inbox.closed {
+                inbox = shared.called.wait(inbox).unwrap_or_else(PoisonError::into_inner);
             }
+            inbox.called = false;
+            inbox.closed
+        };
+        let mut lead = shared.lead.lock().unwrap_or_else(PoisonError::into_inner);
+        while !shared.inbox().jobs.is_empty() {
+            lead.commit_and_answer(shared, false);
+        }
+        lead.parts.lock.rest();
+        if closed {
+            return;
         }
     }
 }
@@ -117,50 +195,42 @@ where
     }
 
     fn answer(self: Box<Self>, fault: Option<&Fault>) {
-        let rolled_back = || Fault::Damaged("a verb that was not run".into());
         let answer = match (fault, self.value) {
             (Some(fault), _) => Err(fault.told(self.what)),
             (None, Some(value)) => Ok(value),
-            (None, None) => Err(rolled_back().told(self.what)),
+            (None, None) => Err(Fault::Lock("the verb was abandoned".into()).told(self.what)),
         };
         // Nobody waits any more: what was done stands, and its traces (leases, rows) speak for it.
         let _ = self.reply.send(answer);
     }
 }
 
-struct Work {
+/// The right to write, in this process.
+struct Lead {
     parts: Parts,
     ringer: Ringer,
-    inbox: mpsc::Receiver<Box<dyn Job>>,
 }
 
-impl Work {
-    fn run(mut self) {
-        loop {
-            let next = match self.inbox.try_recv() {
-                Ok(job) => Some(job),
-                Err(_) => {
-                    self.parts.lock.rest();
-                    self.inbox.recv().ok()
-                }
-            };
-            let Some(first) = next else { return };
-            let mut group = vec![first];
-            let outcome = self.commit(&mut group);
-            if let Ok(told) = &outcome {
-                self.ringer.tell(told);
-            }
-            for job in group {
-                job.answer(outcome.as_ref().err());
-            }
-            self.parts.gauge.after_commit();
+impl Lead {
+    /// One commit of what is queued, and its answers.
+    fn commit_and_answer(&mut self, shared: &Shared, locked: bool) {
+        let mut group = Vec::new();
+        let outcome = self.commit(shared, &mut group, locked);
+        if let Ok(told) = &outcome {
+            self.ringer.tell(told);
         }
+        for job in group {
+            job.answer(outcome.as_ref().err());
+        }
+        self.parts.gauge.after_commit();
     }
 
-    fn commit(&mut self, group: &mut Vec<Box<dyn Job>>) -> Fallible<Told> {
-        self.parts.lock.acquire().map_err(|error| Fault::Lock(error.to_string()))?;
-        let outcome = self.run_group(group);
-        if outcome.is_err() && !self.parts.connection.is_autocommit() {
+    fn commit(&mut self, shared: &Shared, group: &mut Vec<Box<dyn Job>>, locked: bool) -> Fallible<Told> {
+        let acquired = if locked { Ok(()) } else { self.parts.lock.acquire() };
+        group.extend(shared.inbox().jobs.pop_front());
+        acquired.map_err(|error| Fault::Lock(error.to_string()))?;
+        let outcome = self.run_group(shared, group);
+        if !self.parts.connection.is_autocommit() {
             // What cannot even be rolled back is rolled back by the next opening of the file.
             let _ = self.parts.connection.execute_batch("rollback");
         }
@@ -169,8 +239,11 @@ impl Work {
         outcome
     }
 
-    fn run_group(&self, group: &mut Vec<Box<dyn Job>>) -> Fallible<Told> {
+    fn run_group(&self, shared: &Shared, group: &mut Vec<Box<dyn Job>>) -> Fallible<Told> {
         let Parts { connection, clock, names, ground, .. } = &self.parts;
+        if group.is_empty() {
+            return Ok(Told::default());
+        }
         let began = Instant::now();
         connection.prepare_cached("begin immediate")?.execute([])?;
         let reading = clock.read();
@@ -186,9 +259,9 @@ impl Work {
             if done >= GROUP_MAX || began.elapsed() >= GROUP_TIME {
                 break;
             }
-            match self.inbox.try_recv() {
-                Ok(job) => group.push(job),
-                Err(_) => break,
+            match shared.inbox().jobs.pop_front() {
+                Some(job) => group.push(job),
+                None => break,
             }
         }
         let (added, told) = transaction.end()?;

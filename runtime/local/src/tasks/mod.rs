@@ -45,7 +45,7 @@ impl LocalBackend {
         if count == 0 {
             return Vec::new();
         }
-        let answers = self.inner.writer.call(what, move |transaction| {
+        let answers = self.inner.writer.call(what, count, move |transaction| {
             items.into_iter().map(|item| verb(transaction, item)).collect::<Fallible<Vec<Result<T>>>>()
         });
         answers.await.unwrap_or_else(|error| std::iter::repeat_with(|| Err(error.clone())).take(count).collect())
@@ -121,7 +121,7 @@ impl Tasks for LocalBackend {
     async fn doorbells_lost(&self, queue: &QueueName, limit: usize) -> Result<u64> {
         let queue = queue.clone();
         let verb = move |transaction: &mut Transaction<'_>| transaction.doorbells_lost(&queue, limit);
-        self.inner.writer.call("find lost doorbells", verb).await
+        self.inner.writer.call("find lost doorbells", limit, verb).await
     }
 
     async fn cancel(&self, ids: &[TaskId]) -> Vec<Result<State>> {
@@ -139,22 +139,22 @@ impl Tasks for LocalBackend {
     async fn pause(&self, queue: &QueueName, paused: bool) -> Result<()> {
         let queue = queue.clone();
         let verb = move |transaction: &mut Transaction<'_>| transaction.pause(&queue, paused);
-        self.inner.writer.call("pause or resume a queue", verb).await
+        self.inner.writer.call("pause or resume a queue", 1, verb).await
     }
 
     async fn mark_purged(&self, queue: &QueueName) -> Result<Timestamp> {
         let queue = queue.clone();
         let verb = move |transaction: &mut Transaction<'_>| transaction.mark_purged(&queue);
-        self.inner.writer.call("mark a queue as purged", verb).await
+        self.inner.writer.call("mark a queue as purged", 1, verb).await
     }
 
     async fn cancel_purged(&self, queue: &QueueName, limit: usize) -> Result<u64> {
         let queue = queue.clone();
         let verb = move |transaction: &mut Transaction<'_>| transaction.cancel_purged(&queue, limit);
-        self.inner.writer.call("cancel purged tasks", verb).await
+        self.inner.writer.call("cancel purged tasks", limit, verb).await
     }
 
     async fn forget(&self, limit: usize) -> Result<(u64, Vec<BlobRef>)> {
-        self.inner.writer.call("forget old records", move |transaction| transaction.forget(limit)).await
+        self.inner.writer.call("forget old records", limit, move |transaction| transaction.forget(limit)).await
     }
 }
