@@ -44,6 +44,13 @@ impl Project {
         fs::read_to_string(file).map_err(|error| CliError::io(format_args!("read {}", shown(file)), &error))
     }
 
+    /// Logs what does not stop a start, but is hardly meant.
+    pub(crate) fn warn(&self) {
+        for warning in &self.config.warnings {
+            tracing::warn!("{warning}");
+        }
+    }
+
     /// Where the embedded backend keeps its files.
     pub(crate) fn dir(&self) -> PathBuf {
         self.root.join(&self.config.app.dir)

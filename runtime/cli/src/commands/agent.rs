@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clap::Args;
+use clap::{Args, builder::FalseyValueParser};
 use rhubarb_agent::{Agent as Running, AgentError, AgentOptions};
 use rhubarb_core::{
     config::{ByteSize, Config, WorkerConfig, default_queue},
@@ -50,10 +50,10 @@ pub(crate) struct Agent {
     #[arg(long, env = "RHUBARB_GRACE", value_name = "DURATION", value_parser = values::duration)]
     grace: Option<Duration>,
     /// Cancel everything that waits on its queues first
-    #[arg(long, env = "RHUBARB_PURGE")]
+    #[arg(long, env = "RHUBARB_PURGE", value_parser = FalseyValueParser::new())]
     purge: bool,
-    /// Serve no queue: only bring back what silent workers left
-    #[arg(long, env = "RHUBARB_SCHEDULER_ONLY", conflicts_with_all = ["queues", "purge"])]
+    /// Serve no queue, whatever else is said: only bring back what silent workers left
+    #[arg(long, env = "RHUBARB_SCHEDULER_ONLY", value_parser = FalseyValueParser::new())]
     scheduler_only: bool,
 }
 
@@ -71,6 +71,7 @@ impl Agent {
     /// Runs it until it is told to stop.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
         let project = session.project()?;
+        project.warn();
         let worker = self.worker_config(&project.config)?;
         let backend = project.open()?;
         let options = AgentOptions {

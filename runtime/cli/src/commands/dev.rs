@@ -37,6 +37,7 @@ impl Dev {
     /// Runs the workers until a signal.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
         let mut project = session.project()?;
+        project.warn();
         if !self.no_build {
             let built = build::functions(&project, Profile::own(), session).await?;
             project.config = Arc::new(built);

@@ -79,7 +79,11 @@ impl Tasks {
             return Ok(());
         }
         let header = ["id", "task", "queue", "state", "attempts", "accepted", "waited", "ran", "note"];
-        session.screen.rows(&listed, &header, |task| row(task, now), "no such tasks")
+        session.screen.rows(&listed, &header, |task| row(task, now), "no such tasks")?;
+        if filter.cursor.is_some() {
+            session.screen.note(format!("the newest {}; --limit shows more", listed.len()));
+        }
+        Ok(())
     }
 }
 
