@@ -4,28 +4,13 @@ mod common;
 
 use std::time::Duration;
 
-use common::{policy, spec, store, worker};
+use common::{finish, policy, spec, store, worker};
 use rhubarb_core::{
-    backend::{Backend, Finish, Log, Settlement, Submitted, Take},
+    backend::{Backend, Submitted, Take},
     outcome::{Failure, Outcome, Output},
     row::{AckMode, State},
     time::Timestamp,
 };
-
-fn finish(won: &rhubarb_core::backend::Won, outcome: Outcome) -> Finish {
-    Finish {
-        queue: common::queue("q"),
-        settlement: Settlement {
-            id: won.id,
-            fence: won.row.fence,
-            outcome,
-            log: Log::default(),
-            keep: (Duration::from_secs(60), Duration::from_secs(60)),
-        },
-        receipt: won.receipt.clone(),
-        hideable: Duration::from_secs(600),
-    }
-}
 
 #[tokio::test]
 async fn a_task_is_submitted_taken_and_finished_in_either_mode() {
@@ -41,7 +26,7 @@ async fn a_task_is_submitted_taken_and_finished_in_either_mode() {
         assert_eq!(taken.won[0].receipt.is_some(), ack == AckMode::Message);
         assert!(store.backend.take(take).await.unwrap().won.is_empty());
         let output = Output::Inline(serde_json::value::RawValue::from_string("7".into()).unwrap());
-        let finished = store.backend.finish(&[finish(&taken.won[0], Outcome::Succeeded(Some(output)))]).await;
+        let finished = store.backend.finish(&[finish(&taken.won[0], "q", Outcome::Succeeded(Some(output)))]).await;
         assert_eq!(finished[0].as_ref().unwrap().state, State::Succeeded);
         let detail = store.backend.tasks().read(&[submission.id]).await.unwrap().pop().flatten().unwrap();
         assert_eq!(detail.attempts[0].outcome.as_deref(), Some("succeeded"));
@@ -61,13 +46,13 @@ async fn a_failed_attempt_comes_back_after_its_delay_and_keeps_its_history() {
         let first = store.backend.take(take).await.unwrap();
         let failed =
             Outcome::Failed { failure: Failure::new("oops", "first try"), retry_in: Some(Duration::from_secs(10)) };
-        store.backend.finish(&[finish(&first.won[0], failed)]).await.remove(0).unwrap();
+        store.backend.finish(&[finish(&first.won[0], "q", failed)]).await.remove(0).unwrap();
         store.clock.advance(Duration::from_millis(9_999));
         assert!(store.backend.take(take).await.unwrap().won.is_empty());
         store.clock.advance(Duration::from_millis(1));
         let second = store.backend.take(take).await.unwrap();
         assert_eq!(second.won[0].row.attempt, 2);
-        store.backend.finish(&[finish(&second.won[0], Outcome::Succeeded(None))]).await.remove(0).unwrap();
+        store.backend.finish(&[finish(&second.won[0], "q", Outcome::Succeeded(None))]).await.remove(0).unwrap();
         let detail = store.backend.tasks().read(&[submission.id]).await.unwrap().pop().flatten().unwrap();
         let outcomes: Vec<_> = detail.attempts.iter().map(|attempt| attempt.outcome.as_deref().unwrap()).collect();
         assert_eq!(outcomes, ["failed", "succeeded"]);
