@@ -74,3 +74,57 @@ pub(crate) fn path_error(error: &io::Error, what: &str, path: &Path) -> StoreErr
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Told(pub(crate) String);
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rhubarb_core::{
+        backend::{Backend as _, Submission, Window},
+        envelope::Envelope,
+        ids::{QueueName, TaskId, TaskName},
+        time::Timestamp,
+    };
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::{LocalBackend, Options};
+
+    fn submission() -> Submission {
+        let args = RawValue::from_string(format!("\"{}\"", "x".repeat(50_000))).unwrap();
+        let envelope = Envelope::new(TaskId::mint(), TaskName::new("task").unwrap(), args);
+        Submission::new(&envelope, QueueName::new("q").unwrap(), Window::DEFAULT)
+    }
+
+    async fn allow_pages(backend: &LocalBackend, pages: u32) {
+        let verb = move |transaction: &mut crate::transaction::Transaction<'_>| {
+            let pragma = format!("pragma max_page_count = {pages}");
+            Ok(transaction.connection.query_row(&pragma, [], |_| Ok(()))?)
+        };
+        backend.inner.writer.call("set a limit", 1, verb).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_named_and_what_was_accepted_before_it_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = LocalBackend::open(folder.path(), Options::default()).unwrap();
+        allow_pages(&backend, 100).await;
+        let mut accepted = Vec::new();
+        let refusal = loop {
+            let submission = submission();
+            match backend.submit(std::slice::from_ref(&submission), Timestamp(0)).await.remove(0) {
+                Ok(_) => accepted.push(submission.id),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(&refusal, StoreError::Broken { .. }), "{refusal:?}");
+        assert!(refusal.to_string().contains("the disk is full: free some space"), "{refusal}");
+        assert!(!accepted.is_empty());
+        let found = backend.tasks().read(&accepted).await.unwrap();
+        assert!(found.iter().all(Option::is_some));
+        allow_pages(&backend, 1_000_000).await;
+        backend.submit(&[submission()], Timestamp(0)).await.remove(0).unwrap();
+        let states = backend.tasks().wait_settled(&accepted, Duration::ZERO).await.unwrap();
+        assert_eq!(states.len(), accepted.len());
+    }
+}

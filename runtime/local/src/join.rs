@@ -144,10 +144,20 @@ impl Transaction<'_> {
         let queue = self.number(order.policy.queue.as_str())?;
         let due = self.due(queue, order.max)?;
         let mut taken = Taken::default();
+        let mut rows_changed = false;
         for one in due {
             match one {
-                Due::Bell(bell) => self.take_bell(order, *bell, &mut taken)?,
-                Due::Message(message) => self.take_message(order, *message, &mut taken)?,
+                Due::Bell(mut bell) => {
+                    // A message may name the row of a doorbell that was read before.
+                    if rows_changed && !self.reload(&mut bell.record)? {
+                        continue;
+                    }
+                    self.take_bell(order, *bell, &mut taken)?;
+                }
+                Due::Message(message) => {
+                    self.take_message(order, *message, &mut taken)?;
+                    rows_changed = true;
+                }
             }
         }
         if taken.won.is_empty() && taken.idle == 0 && taken.poisoned == 0 {
@@ -155,6 +165,13 @@ impl Transaction<'_> {
             return Ok(Look::Empty { queue, next, nothing: taken });
         }
         Ok(Look::Found(taken))
+    }
+
+    /// Reads a row again; returns whether its doorbell is still there to be received.
+    fn reload(&self, record: &mut Record) -> Fallible<bool> {
+        let Some(current) = self.find_seq(record.seq)? else { return Ok(false) };
+        *record = current;
+        Ok(record.bell.at.is_some_and(|at| at <= self.epoch().as_millis()))
     }
 
     fn take_bell(&mut self, order: &Order, bell: Doorbell, taken: &mut Taken) -> Fallible<()> {

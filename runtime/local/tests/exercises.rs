@@ -1,5 +1,7 @@
 //! The exercises of every seam, as every backend takes them.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a failed test")]
+
 mod common;
 
 use std::{sync::Arc, time::Duration};

@@ -1,5 +1,7 @@
 //! The joined verbs on the embedded store.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a failed test")]
+
 mod common;
 
 use std::time::Duration;

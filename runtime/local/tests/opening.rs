@@ -1,5 +1,7 @@
 //! Opening a store: what it makes, what it refuses, and in which words.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a failed test")]
+
 mod common;
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path};

@@ -1,5 +1,7 @@
 //! Several processes on one folder: the tests start their own binary again as a child.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a failed test")]
+
 mod common;
 
 use std::{

@@ -1,6 +1,10 @@
 //! What the tests of the embedded store share: a store in a folder of its own, on a clock moved by hand.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test binary uses its own part; a helper that fails is a failed test"
+)]
 
 use std::{sync::Arc, time::Duration};
 
