@@ -1,5 +1,7 @@
 //! Whole-system tests: real agents, real function processes, a real store in a folder of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod batches;
 mod commands;
 mod crashes;

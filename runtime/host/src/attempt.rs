@@ -37,7 +37,7 @@ impl Stop {
             Self::Timeout => "timeout",
             Self::Shutdown => "shutdown",
             Self::Requested => "requested",
-            Self::Lost => "lost",
+            Self::Lost => "lease_lost",
         }
     }
 }

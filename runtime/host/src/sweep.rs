@@ -50,41 +50,35 @@ impl Default for Sweep {
 }
 
 impl Sweep {
-    /// Sweeps once. `now` is the wall clock.
+    /// Sweeps once. `now` is the wall clock. Each step is done whatever became of the others, so that one
+    /// queue that cannot be counted does not keep silent tasks from coming back.
     ///
     /// # Errors
     ///
-    /// The store cannot be read. What was watched is then watched anew: nobody could renew either,
-    /// perhaps.
+    /// The first that a step met. Where the leases could not be read, what was watched is watched anew:
+    /// nobody could renew either, perhaps.
     pub async fn run(
         &mut self,
         backend: &dyn Backend,
         queues: &[QueueName],
         now: Timestamp,
     ) -> Result<Swept, StoreError> {
-        let swept = self.steps(backend, queues, now).await;
-        if swept.is_err() {
-            self.reaper.read_failed();
-        }
-        swept
-    }
-
-    async fn steps(
-        &mut self,
-        backend: &dyn Backend,
-        queues: &[QueueName],
-        now: Timestamp,
-    ) -> Result<Swept, StoreError> {
-        let reaped = self.reap(backend).await?;
-        let purged = cancel_purged(backend).await?;
-        let lost = self.find_lost_doorbells(backend, queues).await?;
-        let rung = ring(backend, now).await?;
-        let forgotten = forget(backend).await?;
-        Ok(Swept { reaped, rung, lost, purged, forgotten })
+        let reaped = self.reap(backend).await;
+        let purged = cancel_purged(backend).await;
+        let lost = self.find_lost_doorbells(backend, queues).await;
+        let rung = ring(backend, now).await;
+        let forgotten = forget(backend).await;
+        Ok(Swept { reaped: reaped?, rung: rung?, lost: lost?, purged: purged?, forgotten: forgotten? })
     }
 
     async fn reap(&mut self, backend: &dyn Backend) -> Result<usize, StoreError> {
-        let due = backend.tasks().due_leases(STEP).await?;
+        let due = match backend.tasks().due_leases(STEP).await {
+            Ok(due) => due,
+            Err(error) => {
+                self.reaper.read_failed();
+                return Err(error);
+            }
+        };
         let ripe = self.reaper.observe(&due, self.began.elapsed());
         if ripe.is_empty() {
             return Ok(0);
@@ -109,7 +103,16 @@ impl Sweep {
     async fn find_lost_doorbells(&mut self, backend: &dyn Backend, queues: &[QueueName]) -> Result<u64, StoreError> {
         let mut lost = 0;
         for queue in queues {
-            if !backend.broker().counts(queue).await?.is_empty() {
+            let empty = match backend.broker().counts(queue).await {
+                Ok(counts) => counts.is_empty(),
+                // Nothing was ever sent to it.
+                Err(StoreError::NoQueue(_)) => true,
+                Err(error) => {
+                    self.empty_since.remove(queue);
+                    return Err(error);
+                }
+            };
+            if !empty {
                 self.empty_since.remove(queue);
                 continue;
             }
