@@ -175,3 +175,23 @@ async fn a_missing_function_binary_is_named_with_the_way_to_build_it() {
     assert_ne!(ran.code, Some(0));
     assert!(ran.stderr.contains("cargo build") && ran.stderr.contains("gone"), "{}", ran.stderr);
 }
+
+#[test]
+fn the_readme_lists_every_key_of_the_configuration() {
+    let readme = include_str!("../../README.md");
+    let reference = rhubarb::core::config::reference_markdown();
+    assert!(readme.contains(reference.trim()), "paste what `rhubarb config` prints into the README");
+}
+
+#[tokio::test]
+async fn a_new_function_is_written_in_a_project_of_ones_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = tokio::process::Command::new(rhubarb_tests::binary("rhubarb"));
+    let output = command.args(["new", "function", "hello"]).current_dir(folder.path()).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let main = std::fs::read_to_string(folder.path().join("functions/hello/src/main.rs")).unwrap();
+    assert!(main.lines().count() <= 20, "{main}");
+    let mut check = tokio::process::Command::new(rhubarb_tests::binary("rhubarb"));
+    let output = check.arg("check").current_dir(folder.path()).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
