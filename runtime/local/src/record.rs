@@ -5,7 +5,7 @@
 //! waiting rows are found without a scan, and a settled one never; and who waits for the queue or
 //! for the outcome is told.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use rhubarb_core::{
     backend::{Submission, WonRow},
@@ -164,7 +164,16 @@ pub(crate) struct Record {
     pub(crate) keyed: bool,
     /// Only id, state and fence are left.
     pub(crate) tombstone: bool,
-    was: (State, Option<i64>),
+    was: Was,
+}
+
+/// What the file holds of a row.
+#[derive(Clone, Debug)]
+struct Was {
+    row: Row,
+    bell: Bell,
+    settled_at: Option<Timestamp>,
+    forget_at: Option<Timestamp>,
 }
 
 /// What decides how a row of `task` is read.
@@ -213,35 +222,38 @@ impl Record {
             received: time(row, 23)?,
             first_received: time(row, 24)?,
         };
+        let row_of_core = Row {
+            state,
+            fence: FencingToken(number(row, 6)?),
+            attempt: number(row, 7)?,
+            max_attempts: number(row, 8)?,
+            hold,
+            queued_at: Timestamp(row.get(10)?),
+            not_before: time(row, 11)?,
+            expires: time(row, 12)?,
+            ring_at: time(row, 13)?,
+            cancel_asked: flags & CANCEL_ASKED != 0,
+            alone: flags & ALONE != 0,
+            interruptions: number(row, 14)?,
+            snoozes: number(row, 15)?,
+            redriven: number(row, 16)?,
+        };
+        let (settled_at, forget_at) = (time(row, 31)?, time(row, 32)?);
+        let (keyed, tombstone) = (flags & KEYED != 0, flags & TOMBSTONE != 0);
         Ok(Self {
             seq: row.get(0)?,
             id: TaskId::from_bytes(row.get(1)?),
             task: row.get(2)?,
             queue: row.get(3)?,
             submitted: Timestamp(row.get(4)?),
-            row: Row {
-                state,
-                fence: FencingToken(number(row, 6)?),
-                attempt: number(row, 7)?,
-                max_attempts: number(row, 8)?,
-                hold,
-                queued_at: Timestamp(row.get(10)?),
-                not_before: time(row, 11)?,
-                expires: time(row, 12)?,
-                ring_at: time(row, 13)?,
-                cancel_asked: flags & CANCEL_ASKED != 0,
-                alone: flags & ALONE != 0,
-                interruptions: number(row, 14)?,
-                snoozes: number(row, 15)?,
-                redriven: number(row, 16)?,
-            },
+            was: Was { row: row_of_core.clone(), bell, settled_at, forget_at },
+            row: row_of_core,
             bell,
             last,
-            settled_at: time(row, 31)?,
-            forget_at: time(row, 32)?,
-            keyed: flags & KEYED != 0,
-            tombstone: flags & TOMBSTONE != 0,
-            was: (state, bell.at),
+            settled_at,
+            forget_at,
+            keyed,
+            tombstone,
         })
     }
 
@@ -296,6 +308,65 @@ impl Record {
         .sum()
     }
 
+    /// What must be written.
+    fn changed(&self) -> Extent {
+        let (row, was) = (&self.row, &self.was.row);
+        let as_kept = (row.queued_at, row.not_before, row.expires, row.ring_at)
+            == (was.queued_at, was.not_before, was.expires, was.ring_at)
+            && (row.interruptions, row.snoozes, row.redriven) == (was.interruptions, was.snoozes, was.redriven)
+            && self.bell.sent == self.was.bell.sent;
+        let as_claimed = (row.fence, row.attempt, row.max_attempts) == (was.fence, was.attempt, was.max_attempts)
+            && row.hold == was.hold
+            && self.bell == self.was.bell;
+        let as_settled = (self.settled_at, self.forget_at) == (self.was.settled_at, self.was.forget_at);
+        match (as_kept, as_claimed, as_settled) {
+            (true, true, _) => Extent::Settlement,
+            (true, false, true) => Extent::Claim,
+            (true, false, false) | (false, _, _) => Extent::All,
+        }
+    }
+
+    /// The columns that change, at their places less one.
+    fn numbers(&self, boot: NameNo) -> [Option<i64>; 29] {
+        let (row, bell, last, hold) = (&self.row, &self.bell, self.last, self.row.hold.as_ref());
+        [
+            Some(self.seq),
+            Some(row.state as i64),
+            Some(row.fence.0.cast_signed()),
+            Some(row.attempt.into()),
+            Some(row.max_attempts.into()),
+            Some(self.flags()),
+            Some(row.queued_at.as_millis()),
+            ms(row.not_before),
+            ms(row.expires),
+            ms(row.ring_at),
+            Some(row.interruptions.into()),
+            Some(row.snoozes.into()),
+            Some(row.redriven.into()),
+            hold.map(|_| boot),
+            hold.map(|hold| hold.until.0),
+            hold.map(|hold| millis(hold.lease)),
+            bell.at,
+            Some(bell.sent.as_millis()),
+            Some(bell.receives.into()),
+            ms(bell.received),
+            ms(bell.first_received),
+            last.map(|last| last.fence.0.cast_signed()),
+            last.map(|last| last.attempt.into()),
+            last.map(|last| last.worker),
+            last.map(|last| last.started.as_millis()),
+            ms(last.and_then(|last| last.ended)),
+            last.and_then(|last| last.ending),
+            ms(self.settled_at),
+            ms(self.forget_at),
+        ]
+    }
+
+    fn remember(&mut self) {
+        let Self { settled_at, forget_at, bell, .. } = *self;
+        self.was = Was { row: self.row.clone(), bell, settled_at, forget_at };
+    }
+
     fn tidy_bell(&mut self) {
         match self.row.state {
             State::Scheduled | State::Waiting | State::Queued | State::Retrying => {
@@ -330,24 +401,93 @@ fn decode_hold(row: &rusqlite::Row<'_>, last: &Last, flags: i64, reading: &Readi
     })
 }
 
-macro_rules! save {
-    ($more:literal) => {
-        concat!(
-            "update task set state = ?2, fence = ?3, attempt = ?4, max_attempts = ?5, flags = ?6, queued_at = ?7, \
-             not_before = ?8, expires = ?9, ring_at = ?10, interruptions = ?11, snoozes = ?12, redriven = ?13, \
-             lease_boot = ?14, lease_until = ?15, lease_ms = ?16, bell_at = ?17, bell_sent = ?18, \
-             bell_receives = ?19, bell_received = ?20, bell_first_received = ?21, last_fence = ?22, \
-             last_attempt = ?23, last_worker = ?24, last_started = ?25, last_ended = ?26, last_outcome = ?27, \
-             settled_at = ?28, forget_at = ?29",
-            $more,
-            " where seq = ?1"
-        )
-    };
+/// What an update writes: the fewer columns, the fewer indexes it opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// What a settlement changes.
+    Settlement,
+    /// What a claim changes, or the receipt of a doorbell.
+    Claim,
+    /// Every column.
+    All,
+}
+
+/// Each column with its place in [`Record::numbers`].
+const SETTLEMENT: &str = "update task set state = ?2, flags = ?6, last_ended = ?26, last_outcome = ?27, \
+    settled_at = ?28, forget_at = ?29 where seq = ?1";
+const SETTLEMENT_WITH_OUTPUT: &str = "update task set state = ?2, flags = ?6, last_ended = ?26, last_outcome = ?27, \
+    settled_at = ?28, forget_at = ?29, output = ?30 where seq = ?1";
+const CLAIM: &str = "update task set state = ?2, fence = ?3, attempt = ?4, max_attempts = ?5, flags = ?6, \
+    lease_boot = ?14, lease_until = ?15, lease_ms = ?16, bell_at = ?17, bell_receives = ?19, bell_received = ?20, \
+    bell_first_received = ?21, last_fence = ?22, last_attempt = ?23, last_worker = ?24, last_started = ?25, \
+    last_ended = ?26, last_outcome = ?27 where seq = ?1";
+const ALL: &str = "update task set state = ?2, fence = ?3, attempt = ?4, max_attempts = ?5, flags = ?6, \
+    queued_at = ?7, not_before = ?8, expires = ?9, ring_at = ?10, interruptions = ?11, snoozes = ?12, redriven = ?13, \
+    lease_boot = ?14, lease_until = ?15, lease_ms = ?16, bell_at = ?17, bell_sent = ?18, bell_receives = ?19, \
+    bell_received = ?20, bell_first_received = ?21, last_fence = ?22, last_attempt = ?23, last_worker = ?24, \
+    last_started = ?25, last_ended = ?26, last_outcome = ?27, settled_at = ?28, forget_at = ?29 where seq = ?1";
+
+impl Extent {
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::Settlement => SETTLEMENT,
+            Self::Claim => CLAIM,
+            Self::All => ALL,
+        }
+    }
+
+    /// The places of its columns.
+    const fn places(self) -> &'static [usize] {
+        match self {
+            Self::Settlement => &[1, 2, 6, 26, 27, 28, 29],
+            Self::Claim => &[1, 2, 3, 4, 5, 6, 14, 15, 16, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27],
+            Self::All => &[
+                1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28,
+                29,
+            ],
+        }
+    }
 }
 
 const INSERT: &str = "insert into task(id, task, queue, submitted, state, max_attempts, flags, queued_at, not_before, \
     expires, ring_at, bell_at, bell_sent, spec) values(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
     on conflict(id) do nothing";
+
+/// Rows of one [`Transaction::insert_many`].
+pub(crate) const MANY: usize = 32;
+/// Values of one of them.
+const NEW_COLUMNS: usize = 10;
+
+static INSERT_MANY: LazyLock<String> = LazyLock::new(|| {
+    let row = |index: usize| {
+        let place = |column: usize| format!("?{}", 1 + index * NEW_COLUMNS + column);
+        let [id, task, queue, state, max_attempts] = [1, 2, 3, 4, 5].map(place);
+        let [not_before, expires, ring_at, bell_at, spec] = [6, 7, 8, 9, 10].map(place);
+        format!(
+            "({id}, {task}, {queue}, ?1, {state}, {max_attempts}, ?1, {not_before}, {expires}, {ring_at}, {bell_at}, ?1, {spec})"
+        )
+    };
+    let rows: Vec<String> = (0..MANY).map(row).collect();
+    format!(
+        "insert into task(id, task, queue, submitted, state, max_attempts, queued_at, not_before, expires, ring_at, \
+         bell_at, bell_sent, spec) values {} on conflict(id) do nothing",
+        rows.join(", ")
+    )
+});
+
+/// A waiting task to be put, whose envelope stands in its row.
+pub(crate) struct NewTask<'s> {
+    pub(crate) submission: &'s Submission,
+    pub(crate) task: NameNo,
+    pub(crate) queue: NameNo,
+    pub(crate) row: Row,
+    pub(crate) bell_at: Option<Timestamp>,
+}
+
+/// True if an envelope stands in its row.
+pub(crate) const fn stands_in_row(spec: &str) -> bool {
+    !spec.is_empty() && spec.len() <= IN_ROW_BYTES_MAX
+}
 
 impl Transaction<'_> {
     /// The row of a task.
@@ -405,10 +545,35 @@ impl Transaction<'_> {
         Ok(true)
     }
 
+    /// Puts [`MANY`] rows where none are, by one statement, whose cursors then stay where the next row
+    /// goes. Returns the highest row number before, and whether all were put.
+    pub(crate) fn insert_many(&mut self, tasks: &[NewTask<'_>; MANY]) -> Fallible<(i64, bool)> {
+        let before: Option<i64> = self.prepare("select max(seq) from task")?.query_row([], |row| row.get(0))?;
+        let mut insert = self.prepare(&INSERT_MANY)?;
+        insert.raw_bind_parameter(1, self.epoch().as_millis())?;
+        let mut place = 1;
+        for NewTask { submission, task, queue, row, bell_at } in tasks {
+            insert.raw_bind_parameter(place + 1, &submission.id.as_bytes()[..])?;
+            let bell = ms(*bell_at).unwrap_or(NEVER);
+            let numbers = [Some(*task), Some(*queue), Some(row.state as i64), Some(row.max_attempts.into())];
+            let times = [ms(row.not_before), ms(row.expires), ms(row.ring_at), Some(bell)];
+            for (offset, number) in (2..).zip(numbers.into_iter().chain(times)) {
+                insert.raw_bind_parameter(place + offset, number)?;
+            }
+            insert.raw_bind_parameter(place + NEW_COLUMNS, &submission.spec)?;
+            place += NEW_COLUMNS;
+        }
+        let put = insert.raw_execute()?;
+        Ok((before.unwrap_or(0), put == MANY))
+    }
+
     /// Writes a changed row.
     pub(crate) fn save(&mut self, record: &mut Record) -> Fallible<()> {
-        let mut save = self.prepare(save!(""))?;
-        self.bind(&mut save, record)?;
+        record.tidy_bell();
+        let extent = record.changed();
+        let numbers = record.numbers(self.boot);
+        let mut save = self.prepare(extent.sql())?;
+        bind(&mut save, extent, &numbers)?;
         save.raw_execute()?;
         self.note_change(record);
         Ok(())
@@ -421,67 +586,33 @@ impl Transaction<'_> {
             self.put_payload(record.seq, Payload::Output, &text)?;
             return self.save(record);
         }
-        let mut save = self.prepare(save!(", output = ?30"))?;
-        self.bind(&mut save, record)?;
+        record.tidy_bell();
+        if record.changed() != Extent::Settlement {
+            self.prepare("update task set output = ?2 where seq = ?1")?.execute(params![record.seq, text])?;
+            return self.save(record);
+        }
+        let numbers = record.numbers(self.boot);
+        let mut save = self.prepare(SETTLEMENT_WITH_OUTPUT)?;
+        bind(&mut save, Extent::Settlement, &numbers)?;
         save.raw_bind_parameter(30, text)?;
         save.raw_execute()?;
         self.note_change(record);
         Ok(())
     }
 
-    fn bind(&self, save: &mut rusqlite::Statement<'_>, record: &mut Record) -> Fallible<()> {
-        record.tidy_bell();
-        let (row, bell, last, hold) = (&record.row, &record.bell, record.last, record.row.hold.as_ref());
-        let numbers: [Option<i64>; 29] = [
-            Some(record.seq),
-            Some(row.state as i64),
-            Some(row.fence.0.cast_signed()),
-            Some(row.attempt.into()),
-            Some(row.max_attempts.into()),
-            Some(record.flags()),
-            Some(row.queued_at.as_millis()),
-            ms(row.not_before),
-            ms(row.expires),
-            ms(row.ring_at),
-            Some(row.interruptions.into()),
-            Some(row.snoozes.into()),
-            Some(row.redriven.into()),
-            hold.map(|_| self.boot),
-            hold.map(|hold| hold.until.0),
-            hold.map(|hold| millis(hold.lease)),
-            bell.at,
-            Some(bell.sent.as_millis()),
-            Some(bell.receives.into()),
-            ms(bell.received),
-            ms(bell.first_received),
-            last.map(|last| last.fence.0.cast_signed()),
-            last.map(|last| last.attempt.into()),
-            last.map(|last| last.worker),
-            last.map(|last| last.started.as_millis()),
-            ms(last.and_then(|last| last.ended)),
-            last.and_then(|last| last.ending),
-            ms(record.settled_at),
-            ms(record.forget_at),
-        ];
-        for (index, number) in (1..).zip(numbers) {
-            save.raw_bind_parameter(index, number)?;
-        }
-        Ok(())
-    }
-
     fn note_change(&mut self, record: &mut Record) {
-        let (state, bell_at) = record.was;
-        if state != record.row.state {
+        let (state, now) = (record.was.row.state, record.row.state);
+        if state != now {
             self.count(record.queue, state, -1);
-            self.count(record.queue, record.row.state, 1);
-            if record.row.state.is_settled() {
+            self.count(record.queue, now, 1);
+            if now.is_settled() {
                 self.note_settled();
             }
         }
-        if record.bell.is_out() && record.bell.at != bell_at {
+        if record.bell.is_out() && record.bell.at != record.was.bell.at {
             self.ring(record.queue);
         }
-        record.was = (record.row.state, record.bell.at);
+        record.remember();
     }
 
     /// Writes why a task failed, last.
@@ -525,6 +656,13 @@ impl Transaction<'_> {
         let text: Option<String> = select.query_row([seq], |row| row.get(0)).optional()?.flatten();
         text.as_deref().map(from_json).transpose()
     }
+}
+
+fn bind(save: &mut rusqlite::Statement<'_>, extent: Extent, numbers: &[Option<i64>; 29]) -> Fallible<()> {
+    for place in extent.places() {
+        save.raw_bind_parameter(*place, numbers[place - 1])?;
+    }
+    Ok(())
 }
 
 fn ms(time: Option<Timestamp>) -> Option<i64> {

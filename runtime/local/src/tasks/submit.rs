@@ -1,5 +1,7 @@
 //! Accepting tasks: the row, its doorbell and its idempotency key in one transaction.
 
+use std::collections::HashSet;
+
 use rhubarb_core::{
     backend::{Result, StoreError, Submission, Submitted},
     ids::QueueName,
@@ -12,6 +14,7 @@ use rhubarb_core::{
 use crate::{
     error::Fallible,
     open::{Inner, LocalBackend},
+    record::{MANY, NewTask, stands_in_row},
     transaction::Transaction,
 };
 
@@ -36,24 +39,89 @@ impl LocalBackend {
     pub(crate) async fn submit_each(&self, submissions: &[Submission], ring: bool) -> Vec<Result<Submitted>> {
         let checked =
             |submission: &Submission| check(&self.inner.ground.limits, submission).map(|()| submission.clone());
-        let items = submissions.iter().map(checked).collect();
-        self.each("submit tasks", items, move |transaction, item: Result<Submission>| match item {
-            Ok(submission) => transaction.submit(&submission, ring),
-            Err(error) => Ok(Err(error)),
-        })
-        .await
+        let items: Vec<Result<Submission>> = submissions.iter().map(checked).collect();
+        let count = items.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let verb = move |transaction: &mut Transaction<'_>| transaction.submit_all(items, ring);
+        let answers = self.inner.writer.call("submit tasks", count, verb).await;
+        answers.unwrap_or_else(|error| std::iter::repeat_with(|| Err(error.clone())).take(count).collect())
     }
 }
 
 impl Transaction<'_> {
+    /// Accepts tasks in order: runs of ordinary ones together, the others by themselves.
+    fn submit_all(&mut self, items: Vec<Result<Submission>>, ring: bool) -> Fallible<Vec<Result<Submitted>>> {
+        let mut answers = Vec::with_capacity(items.len());
+        let mut run: Vec<Submission> = Vec::with_capacity(MANY);
+        for item in items {
+            match item {
+                Ok(submission) if submission.key.is_none() && stands_in_row(&submission.spec) => {
+                    run.push(submission);
+                    if run.len() == MANY {
+                        self.submit_run(&run, ring, &mut answers)?;
+                        run.clear();
+                    }
+                }
+                other => {
+                    self.submit_run(&run, ring, &mut answers)?;
+                    run.clear();
+                    answers.push(match other {
+                        Ok(submission) => self.submit(&submission, ring)?,
+                        Err(error) => Err(error),
+                    });
+                }
+            }
+        }
+        self.submit_run(&run, ring, &mut answers)?;
+        Ok(answers)
+    }
+
+    fn submit_run(&mut self, run: &[Submission], ring: bool, answers: &mut Vec<Result<Submitted>>) -> Fallible<()> {
+        let Ok(run) = <&[Submission; MANY]>::try_from(run) else {
+            for submission in run {
+                answers.push(self.submit(submission, ring)?);
+            }
+            return Ok(());
+        };
+        let mut tasks = Vec::with_capacity(MANY);
+        for submission in run {
+            tasks.push(self.new_task(submission, ring)?);
+        }
+        let Ok(tasks) = <[NewTask<'_>; MANY]>::try_from(tasks) else { return Ok(()) };
+        let (before, all_new) = self.insert_many(&tasks)?;
+        let mut seen = HashSet::new();
+        for NewTask { submission, queue, row, bell_at, .. } in tasks {
+            let id = submission.id;
+            // Where some were there before, or twice in this run, each is looked at.
+            let new = all_new || (seen.insert(id) && self.find(id)?.is_some_and(|record| record.seq > before));
+            if new {
+                self.count(queue, row.state, 1);
+                if bell_at.is_some() {
+                    self.ring(queue);
+                }
+            }
+            answers.push(if new { Ok(Submitted::New) } else { self.submit_again(submission, bell_at)? });
+        }
+        Ok(())
+    }
+
+    fn new_task<'s>(&mut self, submission: &'s Submission, ring: bool) -> Fallible<NewTask<'s>> {
+        let Submission { max_attempts, not_before, expires, .. } = *submission;
+        let row = Row::submitted(max_attempts, not_before, expires, self.epoch(), self.limits());
+        let bell_at = (ring && row.ring_at.is_none()).then(|| row.not_before.unwrap_or(self.epoch()));
+        let task = self.number(submission.task.as_str())?;
+        let queue = self.number(submission.queue.as_str())?;
+        Ok(NewTask { submission, task, queue, row, bell_at })
+    }
+
     /// Accepts one task.
     pub(crate) fn submit(&mut self, submission: &Submission, ring: bool) -> Fallible<Result<Submitted>> {
         if let Some(answer) = self.keyed(submission)? {
             return Ok(answer);
         }
-        let Submission { max_attempts, not_before, expires, .. } = *submission;
-        let row = Row::submitted(max_attempts, not_before, expires, self.epoch(), self.limits());
-        let bell_at = (ring && row.ring_at.is_none()).then(|| row.not_before.unwrap_or(self.epoch()));
+        let NewTask { row, bell_at, .. } = self.new_task(submission, ring)?;
         if !self.insert(submission, &row, bell_at)? {
             return self.submit_again(submission, bell_at);
         }
