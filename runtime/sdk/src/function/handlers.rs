@@ -71,7 +71,7 @@ impl Handlers {
         E: Into<TaskError>,
     {
         let forgotten: Handler = Box::new(move |args, cx| {
-            let task: T = serde_json::from_str(args)?;
+            let task: T = arguments(args)?;
             // The call itself may panic, before there is a future.
             let running = std::panic::catch_unwind(AssertUnwindSafe(|| handler(task, cx.clone())));
             Ok(async move {
@@ -96,6 +96,15 @@ impl Handlers {
 
     pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.keys().copied()
+    }
+}
+
+/// Reads the arguments. A message that names none has `null`, which no struct is written as: one whose
+/// fields all have defaults is `{}`.
+fn arguments<T: Task>(args: &str) -> Result<T, serde_json::Error> {
+    match serde_json::from_str(args) {
+        Err(error) if args == "null" => serde_json::from_str("{}").map_err(|_| error),
+        read => read,
     }
 }
 

@@ -43,9 +43,26 @@ async fn work(task: Work, cx: Context) -> Result<String, TaskError> {
     }
 }
 
+/// A task whose arguments all have defaults.
+#[derive(Serialize, Deserialize)]
+struct Tidy {
+    #[serde(default)]
+    days: u32,
+}
+
+impl Task for Tidy {
+    const NAME: &'static str = "tidy";
+    type Output = String;
+}
+
+async fn tidy(task: Tidy, _: Context) -> Result<String, TaskError> {
+    Ok(format!("{} days", task.days))
+}
+
 fn service(host: Host, parallel: usize) -> Service {
     let mut handlers = Handlers::default();
     assert!(handlers.add(work));
+    assert!(handlers.add(tidy));
     Service { handlers, states: States::default(), host, parallel }
 }
 
@@ -130,6 +147,17 @@ async fn arguments_that_do_not_fit_are_poison_and_name_the_field() {
     let (kind, message, _) = failure(one(body(r#"{"howw":1}"#)).await);
     assert_eq!(kind, Failure::POISON);
     assert!(message.contains("`work`") && message.contains("`how`"), "{message}");
+}
+
+#[tokio::test]
+async fn a_message_without_arguments_runs_a_task_whose_arguments_all_have_defaults() {
+    for body in [r#"{"task":"tidy"}"#, r#"{"task":"tidy","args":null}"#] {
+        let Said::Succeeded(Some(Output::Inline(json))) = one(body.to_owned()).await else { panic!() };
+        assert_eq!(json.get(), r#""0 days""#);
+    }
+    let (kind, message, _) = failure(one(r#"{"task":"work"}"#.to_owned()).await);
+    assert_eq!(kind, Failure::POISON);
+    assert!(message.contains("`work`") && message.contains("null"), "{message}");
 }
 
 #[tokio::test]
