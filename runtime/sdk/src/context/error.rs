@@ -24,8 +24,8 @@ pub enum ContextError {
     /// There is no such task or blob.
     #[error("{0}")]
     NotFound(String),
-    /// The queue's configuration does not allow it.
-    #[error("{0}; allow it with `allow = [\"sweep\", \"redrive\"]` in the queue's section")]
+    /// The queue's configuration does not allow it; the text names what would.
+    #[error("{0}")]
     NotAllowed(String),
     /// What was given breaks a rule or a limit; the text names the field and the fix.
     #[error("{0}")]
