@@ -182,11 +182,13 @@ impl Context {
     }
 
     /// Reports progress. Cheap in a loop: what comes within 100 ms of the last report waits and is
-    /// overwritten, and the last one is always sent. On plain Lambda it does nothing.
+    /// overwritten, and the last one is sent at the latest when the handler returns. On plain Lambda it
+    /// does nothing, and what the host or the store cannot take at the moment is no error: it is logged
+    /// at level debug, and sent with the next report.
     ///
     /// # Errors
     ///
-    /// `LeaseLost`: stop working.
+    /// `LeaseLost`, and nothing else: stop working.
     pub async fn progress(&self, done: impl TryInto<u64>, total: impl TryInto<u64>) -> Result<(), ContextError> {
         self.report(done.try_into().unwrap_or(0), total.try_into().unwrap_or(0), None).await
     }
@@ -334,10 +336,7 @@ impl Context {
     /// Sends what still waits to be sent, and ends what runs in the background.
     pub(crate) async fn close(&self) {
         self.attempt.cancellation.close();
-        if let Err(error) = self.attempt.progress.flush(&self.attempt.host, self.attempt.id).await {
-            let id = self.attempt.id;
-            tracing::debug!(task.id = %id, %error, "cannot report the last progress of task {id}");
-        }
+        self.attempt.progress.flush(&self.attempt.host, self.attempt.id).await;
     }
 
     fn path(&self, of: &str) -> String {

@@ -1,7 +1,8 @@
 //! Progress, thinned at its source: a loop that reports every step costs ten calls a second.
 //!
 //! What comes within the interval of the last report waits and is overwritten by what follows it; the
-//! last one is sent by a timer, or when the handler returns, so that it is never lost.
+//! last one is sent by a timer, or when the handler returns. One that cannot be sent waits likewise: an
+//! outage of the store costs reports, never an attempt. Only a lost lease is the handler's business.
 
 use std::{
     mem,
@@ -17,6 +18,7 @@ use super::{
     ContextError,
     routes::{Call, Host},
 };
+use crate::task_error::with_causes;
 
 /// Reports of one attempt are at least this far apart.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
@@ -39,6 +41,10 @@ struct Thinned {
 
 impl Reporter {
     /// Sends the progress, or keeps it until the interval has passed.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` alone.
     pub(super) async fn report(
         self: &Arc<Self>,
         host: &Host,
@@ -62,21 +68,25 @@ impl Reporter {
                 return Ok(());
             }
         }
-        self.flush(host, task).await
+        self.flush(host, task).await;
+        if self.thinned().lost { Err(ContextError::LeaseLost) } else { Ok(()) }
     }
 
-    /// Sends what waits.
-    pub(super) async fn flush(&self, host: &Host, task: TaskId) -> Result<(), ContextError> {
+    /// Sends what waits. What cannot be sent waits on, unless something newer does.
+    pub(super) async fn flush(&self, host: &Host, task: TaskId) {
         let _turn = self.sending.lock().await;
-        let Some(progress) = self.take() else { return Ok(()) };
-        let body = serde_json::to_vec(&progress)
-            .map_err(|error| ContextError::Host { what: "report progress", source: error.into() })?;
-        let call = Call::new("report progress", Method::POST, format!("/tasks/{task}/progress"), body.into());
-        let sent = host.call(call).await.map(drop);
-        if matches!(sent, Err(ContextError::LeaseLost)) {
-            self.thinned().lost = true;
+        let Some(progress) = self.take() else { return };
+        let Err(error) = send(host, task, &progress).await else { return };
+        tracing::debug!(
+            task.id = %task, error = with_causes(&error),
+            "cannot report the progress of task {task}",
+        );
+        let mut thinned = self.thinned();
+        if matches!(error, ContextError::LeaseLost) {
+            thinned.lost = true;
+        } else {
+            thinned.waiting.get_or_insert(progress);
         }
-        sent
     }
 
     fn take(&self) -> Option<Progress> {
@@ -91,14 +101,18 @@ impl Reporter {
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             reporter.thinned().timer = false;
-            if let Err(error) = reporter.flush(&host, task).await {
-                // A lost lease is told to the handler by its next report.
-                tracing::debug!(task.id = %task, %error, "cannot report the progress of task {task}");
-            }
+            // A lost lease is told to the handler by its next report.
+            reporter.flush(&host, task).await;
         });
     }
 
     fn thinned(&self) -> MutexGuard<'_, Thinned> {
         self.thinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn send(host: &Host, task: TaskId, progress: &Progress) -> Result<(), ContextError> {
+    let what = "report progress";
+    let body = serde_json::to_vec(progress).map_err(|error| ContextError::Host { what, source: error.into() })?;
+    host.call(Call::new(what, Method::POST, format!("/tasks/{task}/progress"), body.into())).await.map(drop)
 }

@@ -47,6 +47,28 @@ async fn a_report_that_waits_is_sent_when_its_time_comes() {
     assert_eq!(host.progress()[1].message.as_deref(), Some("second"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_the_store_costs_reports_and_no_attempt() {
+    let host = testing::Host::new();
+    let cx = host.context();
+    host.set_store_reachable(false);
+    cx.progress(1, 9).await.unwrap();
+    tokio::time::advance(progress::INTERVAL).await;
+    cx.progress(2, 9).await.unwrap();
+    assert!(matches!(cx.checkpoint("x").await, Err(ContextError::Unavailable { .. })));
+    host.set_store_reachable(true);
+    cx.close().await;
+    assert_eq!(host.progress().iter().map(|progress| progress.done).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn what_a_queue_does_not_allow_is_said_in_the_hosts_words_alone() {
+    let body = Bytes::from(r#"{"errorType":"NotAllowed","errorMessage":"set allow = [\"sweep\"]"}"#);
+    let error = ContextError::of("sweep", &routes::Reply { status: http::StatusCode::FORBIDDEN, body });
+    assert!(matches!(error, ContextError::NotAllowed(_)));
+    assert_eq!(error.to_string(), r#"set allow = ["sweep"]"#);
+}
+
 #[tokio::test]
 async fn a_handler_that_lost_its_lease_is_told() {
     let host = testing::Host::new();

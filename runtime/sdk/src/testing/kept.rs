@@ -46,6 +46,7 @@ pub(super) struct Things {
     pub(super) redriven: Vec<TaskId>,
     pub(super) sweeps: usize,
     pub(super) lease_lost: bool,
+    pub(super) store_is_down: bool,
 }
 
 impl Kept {
@@ -67,6 +68,9 @@ impl Routes for Kept {
         let own = format!("/tasks/{}/", self.id);
         if call.path.starts_with(&own) && self.lock().lease_lost {
             return answered(refused(StatusCode::CONFLICT, "LeaseLost", "the task has a newer holder"));
+        }
+        if self.lock().store_is_down {
+            return answered(refused(StatusCode::SERVICE_UNAVAILABLE, "Unavailable", "the store cannot be reached"));
         }
         match call.path.strip_prefix(&own).and_then(|path| path.strip_prefix("cancellation?wait_ms=")) {
             Some(wait) => cancellation(self.cancelled.subscribe(), wait.parse().unwrap_or(0)),

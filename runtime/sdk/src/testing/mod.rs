@@ -195,6 +195,11 @@ impl Host {
         self.kept.cancel(CancelReason::LeaseLost);
     }
 
+    /// Takes the store away, or brings it back: meanwhile every call answers `Unavailable`.
+    pub fn set_store_reachable(&self, reachable: bool) {
+        self.kept.lock().store_is_down = !reachable;
+    }
+
     /// The progress that reached the host, in order: thinned, the last one always there.
     #[must_use]
     pub fn progress(&self) -> Vec<Progress> {
