@@ -195,3 +195,28 @@ async fn a_new_function_is_written_in_a_project_of_ones_own() {
     let output = check.arg("check").current_dir(folder.path()).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[tokio::test]
+async fn dev_runs_every_worker_and_a_second_one_is_refused() {
+    let app = App::new(COMMANDS);
+    let client = app.client();
+    let dev = rhubarb_tests::AgentProcess::start(app.command(&["dev"])).await;
+    let second = app.run(&["dev"]).await;
+    assert_ne!(second.code, Some(0));
+    assert!(second.stderr.contains("dev"), "{}", second.stderr);
+    let id = enqueue(&client, "noop", json!({}), "high").await;
+    assert_eq!(settled(&client, id).await.record.state, State::Succeeded);
+    let (status, log) = dev.stop().await;
+    assert!(status.success(), "{log}");
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_hold_the_store_is_named() {
+    let app = App::new(COMMANDS);
+    std::fs::write(app.path().join("a-file"), "").unwrap();
+    for folder in ["a-file", "/proc/nowhere"] {
+        let ran = app.run(&["--dir", folder, "queues"]).await;
+        assert_eq!(ran.code, Some(69), "{ran:?}");
+        assert!(ran.stderr.contains(folder), "{}", ran.stderr);
+    }
+}

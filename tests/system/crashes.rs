@@ -133,3 +133,26 @@ async fn an_agent_that_was_stopped_for_longer_than_its_lease_commits_nothing_twi
     assert_eq!(committed, 1);
     other.stop().await;
 }
+
+/// A late settlement saves a day of work: the reaper has queued the task again, but nobody claimed it since.
+#[tokio::test]
+async fn a_settlement_after_the_reaper_and_before_a_new_claim_is_kept() {
+    let app = App::new(QUICK);
+    let client = app.client();
+    let frozen = app.agent(&["all", "--name", "frozen", "--concurrency", "1"]).await;
+    let ledger = app.path().join("ledger");
+    let id = enqueue(&client, "nap", json!({"ms": 1000, "ledger": ledger}), "work").await;
+    reached(&client, id, State::Running).await;
+    until(async || std::fs::read_to_string(&ledger).ok()).await;
+    frozen.signal(rustix::process::Signal::STOP);
+    // It sweeps and serves no queue, so nobody claims what it brings back.
+    let sweeper = app.agent(&["--scheduler-only", "--name", "sweeper"]).await;
+    reached(&client, id, State::Queued).await;
+    frozen.signal(rustix::process::Signal::CONT);
+    let detail = settled(&client, id).await;
+    assert_eq!((detail.record.state, detail.record.attempt), (State::Succeeded, 1), "the first attempt's work counts");
+    let noted = std::fs::read_to_string(&ledger).unwrap();
+    assert_eq!(noted.matches("begin").count(), 1, "it ran once: {noted}");
+    frozen.stop().await;
+    sweeper.stop().await;
+}
