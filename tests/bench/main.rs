@@ -99,7 +99,7 @@ fn noop(queue: &str) -> NewTask {
 
 async fn enqueue_many(client: &Client, queue: &str, count: u64) {
     let tasks = futures::stream::iter((0..count).map(|_| noop(queue)));
-    let mut accepted = std::pin::pin!(client.enqueue_all(tasks));
+    let mut accepted = client.enqueue_all(tasks);
     while let Some(answer) = accepted.next().await {
         if let Err(error) = answer {
             panic_with(&format!("cannot enqueue: {error}"));

@@ -284,6 +284,22 @@ async fn a_stream_of_tasks_comes_in_whole_and_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_window_is_written_while_the_results_of_the_last_one_are_read_and_no_more() {
+    let shop = Shop::open().await;
+    let count = ENQUEUE_WINDOW * 3;
+    let mut results = shop.client.enqueue_all(stream::iter((0..count).map(|n| Work { n: n as u32 })));
+    for windows in [2, 3, 3] {
+        for _ in 0..ENQUEUE_WINDOW {
+            results.next().await.unwrap().unwrap();
+            let queues = shop.client.queues().await.unwrap();
+            let high = queues.iter().find(|status| status.queue.as_str() == "high").unwrap();
+            assert_eq!(high.waiting, (ENQUEUE_WINDOW * windows) as u64);
+        }
+    }
+    assert!(results.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_bad_task_of_a_stream_fails_alone() {
     let shop = Shop::open().await;
     let tasks = [NewTask::from(Work { n: 1 }), NewTask::from(Work { n: 2 }).queue("none"), Work { n: 3 }.into()];
@@ -296,7 +312,7 @@ async fn a_slow_stream_does_not_hold_back_what_it_has_given() {
     let shop = Shop::open().await;
     let (give, take) = tokio::sync::mpsc::unbounded_channel();
     let tasks = stream::unfold(take, |mut take| async { take.recv().await.map(|task: Work| (task, take)) });
-    let mut results = Box::pin(shop.client.enqueue_all(tasks));
+    let mut results = shop.client.enqueue_all(tasks);
     give.send(Work { n: 1 }).unwrap();
     assert!(results.next().await.unwrap().is_ok());
     give.send(Work { n: 2 }).unwrap();

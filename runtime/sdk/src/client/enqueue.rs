@@ -5,18 +5,24 @@
 
 use std::{
     collections::VecDeque,
-    future::{Future, IntoFuture},
+    future::{Future, IntoFuture, ready},
     marker::PhantomData,
     pin::Pin,
+    task::Poll,
 };
 
 use bytes::Bytes;
 use futures::{
     FutureExt, Stream, StreamExt,
     future::{BoxFuture, Either, select},
-    stream,
+    poll,
+    stream::{self, BoxStream},
 };
-use rhubarb_core::{backend::Submitted, enqueue::Prepared, ids::TaskId};
+use rhubarb_core::{
+    backend::{BlobKey, Submission, Submitted},
+    enqueue::Prepared,
+    ids::TaskId,
+};
 
 use super::{Client, ClientError, Handle};
 use crate::{
@@ -55,8 +61,8 @@ impl<O: Send + 'static> IntoFuture for Enqueue<ToBackend<O>> {
         Box::pin(async move {
             let client = self.to.client;
             let named = self.task.task_id();
-            let prepared = prepare(&client, self.task)?;
-            let (id, submitted) = submit(&client, vec![Ok(prepared)]).await.pop().unwrap_or(Err(unanswered()))?;
+            let window = vec![prepare(&client, self.task)];
+            let (id, submitted) = submit(&client, window).await.pop().unwrap_or(Err(unanswered()))?;
             match submitted {
                 // The caller chose the id, and somebody was there before.
                 Submitted::Exists(state) if named.is_some() => Err(ClientError::AlreadyExists { id, state }),
@@ -69,64 +75,67 @@ impl<O: Send + 'static> IntoFuture for Enqueue<ToBackend<O>> {
 }
 
 /// Enqueues a stream of any length; see [`Client::enqueue_all`].
-pub(super) fn enqueue_all<'a, S>(
-    client: Client,
-    tasks: S,
-) -> impl Stream<Item = Result<Enqueued, ClientError>> + Send + use<'a, S>
+pub(super) fn enqueue_all<'a, S>(client: Client, tasks: S) -> BoxStream<'a, Result<Enqueued, ClientError>>
 where
     S: Stream + Send + 'a,
     S::Item: Into<NewTask>,
 {
     let preparer = client.clone();
     let windows = tasks.map(move |task| prepare(&preparer, task.into())).ready_chunks(ENQUEUE_WINDOW);
-    let state = Bulk { client, windows: Box::pin(windows.fuse()), next: None, writing: None };
-    stream::unfold(state, |mut bulk| async move { bulk.step().await.map(|results| (results, bulk)) })
+    let bulk = Bulk { client, windows: windows.fuse().boxed(), writing: None };
+    stream::unfold(bulk, |mut bulk| async move { bulk.step().await.map(|results| (results, bulk)) })
         .flat_map(stream::iter)
+        .boxed()
 }
 
-type Windows<'a> = Pin<Box<dyn Stream<Item = Vec<Result<Prepared, ClientError>>> + Send + 'a>>;
+type Window = Vec<Result<Ready, ClientError>>;
 type Results = VecDeque<Result<Enqueued, ClientError>>;
 
-/// One window is written while the next one is prepared.
+/// One window is written, never two, so that what a crash leaves is a prefix and tasks keep their order.
+/// Meanwhile the next one is prepared, and the results of the last one are read.
 struct Bulk<'a> {
     client: Client,
-    windows: Windows<'a>,
-    next: Option<Vec<Result<Prepared, ClientError>>>,
+    windows: BoxStream<'a, Window>,
     writing: Option<BoxFuture<'static, Results>>,
 }
 
 impl Bulk<'_> {
     /// Returns the results of the next window, or none when all are written.
     async fn step(&mut self) -> Option<Results> {
-        let mut writing = match self.writing.take() {
+        let writing = match self.writing.take() {
             Some(writing) => writing,
             None => {
-                let window = match self.next.take() {
-                    Some(window) => window,
-                    None => self.windows.next().await?,
-                };
-                write(self.client.clone(), window)
+                let first = self.windows.next().await?;
+                begun(write(self.client.clone(), first)).await
             }
         };
-        if self.next.is_none() {
-            match select(writing, self.windows.next()).await {
-                Either::Left((results, _)) => return Some(results),
-                Either::Right((window, unfinished)) => {
-                    self.next = window;
-                    writing = unfinished;
-                }
+        match select(self.windows.next(), writing).await {
+            Either::Left((Some(window), writing)) => {
+                let results = writing.await;
+                self.writing = Some(begun(write(self.client.clone(), window)).await);
+                Some(results)
             }
+            Either::Left((None, writing)) => Some(writing.await),
+            // The stream is slow: it may have nothing for a long time.
+            Either::Right((results, _)) => Some(results),
         }
-        Some(writing.await)
     }
 }
 
-fn write(client: Client, window: Vec<Result<Prepared, ClientError>>) -> BoxFuture<'static, Results> {
+fn write(client: Client, window: Window) -> BoxFuture<'static, Results> {
     async move {
         let submitted = submit(&client, window).await;
         submitted.into_iter().map(|result| result.map(|(id, submitted)| enqueued(id, submitted))).collect()
     }
     .boxed()
+}
+
+/// Hands a window to the backend, so that it has work while the next is prepared and results are read.
+async fn begun(mut writing: BoxFuture<'static, Results>) -> BoxFuture<'static, Results> {
+    match poll!(&mut writing) {
+        Poll::Ready(results) => ready(results).boxed(),
+        Poll::Pending => writing,
+    }
 }
 
 const fn enqueued(id: TaskId, submitted: Submitted) -> Enqueued {
@@ -137,27 +146,40 @@ const fn enqueued(id: TaskId, submitted: Submitted) -> Enqueued {
     }
 }
 
-fn prepare(client: &Client, task: NewTask) -> Result<Prepared, ClientError> {
+/// A task that is routed and checked.
+enum Ready {
+    Small(Submission),
+    /// Its arguments are stored first, under this key.
+    Large(Box<Prepared>, BlobKey),
+}
+
+fn prepare(client: &Client, task: NewTask) -> Result<Ready, ClientError> {
     let task = task.into_inner().map_err(ClientError::Invalid)?;
     let limits = client.backend().broker().limits();
-    Ok(task.prepare(client.config(), limits, client.now(), TaskId::mint())?)
+    let prepared = task.prepare(client.config(), limits, client.now(), TaskId::mint())?;
+    Ok(match prepared.needs_claim_check() {
+        None => Ready::Small(prepared.submission()),
+        Some(key) => Ready::Large(Box::new(prepared), key),
+    })
 }
 
 /// Submits what is prepared: one result each, in order.
-async fn submit(
-    client: &Client,
-    window: Vec<Result<Prepared, ClientError>>,
-) -> Vec<Result<(TaskId, Submitted), ClientError>> {
+async fn submit(client: &Client, window: Window) -> Vec<Result<(TaskId, Submitted), ClientError>> {
     let mut results: Vec<Option<Result<(TaskId, Submitted), ClientError>>> = Vec::with_capacity(window.len());
     let mut submissions = Vec::with_capacity(window.len());
-    for prepared in window {
-        match with_claim_check(client, prepared).await {
-            Ok(prepared) => {
-                submissions.push(prepared.submission());
-                results.push(None);
-            }
-            Err(error) => results.push(Some(Err(error))),
-        }
+    for ready in window {
+        let submission = match ready {
+            Ok(Ready::Small(submission)) => Ok(submission),
+            Ok(Ready::Large(prepared, key)) => with_claim_check(client, *prepared, key).await,
+            Err(error) => Err(error),
+        };
+        results.push(submission.map_or_else(
+            |error| Some(Err(error)),
+            |submission| {
+                submissions.push(submission);
+                None
+            },
+        ));
     }
     if !submissions.is_empty() {
         let answers = client.backend().submit(&submissions, client.now()).await;
@@ -169,14 +191,11 @@ async fn submit(
     results.into_iter().map(|result| result.unwrap_or_else(|| Err(unanswered()))).collect()
 }
 
-async fn with_claim_check(client: &Client, prepared: Result<Prepared, ClientError>) -> Result<Prepared, ClientError> {
-    let mut prepared = prepared?;
-    if let Some(key) = prepared.needs_claim_check() {
-        let content = Bytes::copy_from_slice(prepared.envelope.args.get().as_bytes());
-        let blob = client.backend().blobs().check_in(&key, content).await?;
-        prepared.claim_check(blob);
-    }
-    Ok(prepared)
+async fn with_claim_check(client: &Client, mut prepared: Prepared, key: BlobKey) -> Result<Submission, ClientError> {
+    let content = Bytes::copy_from_slice(prepared.envelope.args.get().as_bytes());
+    let blob = client.backend().blobs().check_in(&key, content).await?;
+    prepared.claim_check(blob);
+    Ok(prepared.submission())
 }
 
 fn unanswered() -> ClientError {

@@ -18,7 +18,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::{
+    Stream,
+    stream::{self, BoxStream},
+};
 use rhubarb_core::{
     backend::{AttemptRecord, Backend, Filter, Heard, Page, Progress, TaskDetail, TaskRecord},
     config::Config,
@@ -123,7 +126,18 @@ impl Client {
     /// Ids are minted before a task is sent. A crash leaves a prefix and at most one window of
     /// [`ENQUEUE_WINDOW`] tasks behind; repeating the stream with the same ids ([`NewTask::id`]) brings in
     /// the rest, and says `existing` of what was there. The next window is prepared while one is written.
-    pub fn enqueue_all<'a, S>(&self, tasks: S) -> impl Stream<Item = Result<Enqueued, ClientError>> + Send + use<'a, S>
+    ///
+    /// ```no_run
+    /// # use futures::StreamExt as _;
+    /// # async fn enqueue(client: rhubarb::Client, tasks: Vec<rhubarb::NewTask>) -> Result<(), rhubarb::ClientError> {
+    /// let mut accepted = client.enqueue_all(futures::stream::iter(tasks));
+    /// while let Some(enqueued) = accepted.next().await {
+    ///     println!("{}", enqueued?.id);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn enqueue_all<'a, S>(&self, tasks: S) -> BoxStream<'a, Result<Enqueued, ClientError>>
     where
         S: Stream + Send + 'a,
         S::Item: Into<NewTask>,
