@@ -90,7 +90,13 @@ impl NewTask {
     /// # Errors
     ///
     /// `Invalid`, with the field and the fix.
-    pub fn prepare(self, config: &Config, limits: &Limits, now: Timestamp, fresh: TaskId) -> Result<Prepared, StoreError> {
+    pub fn prepare(
+        self,
+        config: &Config,
+        limits: &Limits,
+        now: Timestamp,
+        fresh: TaskId,
+    ) -> Result<Prepared, StoreError> {
         let queue = config
             .route(&self.task, self.queue.as_ref(), self.type_queue.as_ref())
             .map_err(|error| StoreError::Invalid(error.to_string()))?;
@@ -110,11 +116,17 @@ impl NewTask {
         }
         if let Some(timeout) = self.timeout.filter(|timeout| *timeout > policy.timeout) {
             let max = policy.timeout;
-            return invalid(format!("`timeout` of {timeout:?} is over the {max:?} of queue {queue}: a task may lower it, never raise it"));
+            return invalid(format!(
+                "`timeout` of {timeout:?} is over the {max:?} of queue {queue}: a task may lower it, never raise it"
+            ));
         }
-        if let Some(attempts) = self.max_attempts.filter(|attempts| *attempts == 0 || *attempts > policy.retry.max_attempts) {
+        if let Some(attempts) =
+            self.max_attempts.filter(|attempts| *attempts == 0 || *attempts > policy.retry.max_attempts)
+        {
             let max = policy.retry.max_attempts;
-            return invalid(format!("`max_attempts` of {attempts} is not within 1 to {max}, the attempts of queue {queue}: a task may lower them, never raise them"));
+            return invalid(format!(
+                "`max_attempts` of {attempts} is not within 1 to {max}, the attempts of queue {queue}: a task may lower them, never raise them"
+            ));
         }
         let mut envelope = Envelope::new(self.id.unwrap_or(fresh), self.task, self.args);
         envelope.queue = Some(queue.clone());
@@ -206,17 +218,28 @@ mod tests {
     fn a_task_may_lower_its_queues_policy_and_never_raise_it() {
         let high = || QueueName::new("high").ok();
         assert!(prepare(|task| (task.queue, task.timeout) = (high(), Some(Duration::from_secs(59)))).is_ok());
-        assert!(prepare(|task| (task.queue, task.timeout) = (high(), Some(Duration::from_secs(61)))).unwrap_err().contains("`timeout`"));
-        assert!(prepare(|task| (task.queue, task.max_attempts) = (high(), Some(4))).unwrap_err().contains("`max_attempts`"));
+        assert!(
+            prepare(|task| (task.queue, task.timeout) = (high(), Some(Duration::from_secs(61))))
+                .unwrap_err()
+                .contains("`timeout`")
+        );
+        assert!(
+            prepare(|task| (task.queue, task.max_attempts) = (high(), Some(4))).unwrap_err().contains("`max_attempts`")
+        );
         assert!(prepare(|task| task.queue = QueueName::new("hihg").ok()).unwrap_err().contains("hihg"));
     }
 
     #[test]
     fn what_would_never_run_is_refused() {
         assert!(prepare(|task| task.expires = Some(Timestamp(5))).unwrap_err().contains("`expires`"));
-        assert!(prepare(|task| (task.delay, task.expires) = (Some(Duration::from_secs(9)), Some(Timestamp(1_005_000)))).is_err());
+        assert!(
+            prepare(|task| (task.delay, task.expires) = (Some(Duration::from_secs(9)), Some(Timestamp(1_005_000))))
+                .is_err()
+        );
         assert!(prepare(|task| (task.delay, task.not_before) = (Some(Duration::ZERO), Some(Timestamp(5)))).is_err());
-        assert!(prepare(|task| task.idempotency_key = Some("k".repeat(129))).unwrap_err().contains("`idempotency_key`"));
+        assert!(
+            prepare(|task| task.idempotency_key = Some("k".repeat(129))).unwrap_err().contains("`idempotency_key`")
+        );
     }
 
     #[test]
