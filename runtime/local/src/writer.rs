@@ -3,8 +3,8 @@
 //! A verb is a closure in the queue of a process. One at a time leads: it takes the writer lock, begins,
 //! runs every verb that is there or comes in meanwhile, commits, and only then answers. A small call that
 //! finds nobody leading leads itself, where it is, which spares two switches between threads; whoever
-//! finds a leader leaves its verb to the writer thread, which also does what is large, what must wait
-//! for another process, and all of it where each commit waits for the disk.
+//! finds a leader leaves its verb to it. The writer thread leads where the call is large, where another
+//! process writes and must be waited for, and always where each commit waits for the disk.
 //!
 //! A verb refuses by its value; an error of SQLite (disk full, damaged file) fails the whole group,
 //! whose transaction is rolled back: nothing of it was promised to anybody. A crash before the commit
@@ -12,7 +12,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -37,6 +37,8 @@ const GROUP_MAX: usize = 256;
 const GROUP_TIME: Duration = Duration::from_millis(5);
 /// Items of a call that may lead where it is: more would hold up the caller's other work.
 const SMALL: usize = 16;
+/// Commits that such a call leads: its own, and those of what comes in meanwhile.
+const COMMITS_HERE_MAX: usize = 3;
 
 /// What a leader needs.
 pub(crate) struct Parts {
@@ -68,10 +70,27 @@ struct Shared {
 #[derive(Default)]
 struct Inbox {
     jobs: VecDeque<Box<dyn Job>>,
-    /// Somebody has left its verb to the thread.
+    /// Somebody has the duty, or the thread was called to it: what is queued will be done.
+    led: bool,
+    /// The thread is to lead.
     called: bool,
     /// No verb will come any more.
     closed: bool,
+}
+
+/// The duty to do what is queued; one at a time has it. What is left when it ends is left to the thread.
+struct Duty<'s>(&'s Shared);
+
+impl Drop for Duty<'_> {
+    fn drop(&mut self) {
+        let mut inbox = self.0.inbox();
+        if inbox.jobs.is_empty() {
+            inbox.led = false;
+        } else {
+            inbox.called = true;
+            self.0.called.notify_one();
+        }
+    }
 }
 
 impl Shared {
@@ -79,9 +98,30 @@ impl Shared {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn call_thread(&self) {
-        self.inbox().called = true;
-        self.called.notify_one();
+    /// Queues a verb; returns the duty to do it where nobody has it.
+    fn queue(&self, job: Box<dyn Job>) -> Option<Duty<'_>> {
+        let mut inbox = self.inbox();
+        inbox.jobs.push_back(job);
+        (!std::mem::replace(&mut inbox.led, true)).then(|| Duty(self))
+    }
+
+    fn lead(&self) -> MutexGuard<'_, Lead> {
+        self.lead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leads some commits where we are, while no other process writes. For who has the duty.
+    fn lead_here(&self) {
+        let mut lead = self.lead();
+        for _ in 0..COMMITS_HERE_MAX {
+            if !matches!(lead.parts.lock.try_acquire(), Ok(true)) {
+                return;
+            }
+            lead.commit_and_answer(self, true);
+            lead.parts.lock.rest();
+            if self.inbox().jobs.is_empty() {
+                break;
+            }
+        }
     }
 }
 
@@ -108,35 +148,19 @@ impl Writer {
             return Err(gone());
         }
         let (reply, answer) = oneshot::channel();
-        self.shared.inbox().jobs.push_back(Box::new(Call { what, verb: Some(verb), value: None, reply }));
-        if items > SMALL || self.waits_for_disk || !self.lead_here() {
-            self.shared.call_thread();
+        let duty = self.shared.queue(Box::new(Call { what, verb: Some(verb), value: None, reply }));
+        if duty.is_some() && items <= SMALL && !self.waits_for_disk {
+            self.shared.lead_here();
         }
+        drop(duty);
         answer.await.map_err(|_| gone())?
-    }
-
-    /// Leads one commit, if nobody else does and no other process writes. Returns false where the thread
-    /// must see to what is queued.
-    fn lead_here(&self) -> bool {
-        let mut lead = match self.shared.lead.try_lock() {
-            Ok(lead) => lead,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
-        };
-        if !matches!(lead.parts.lock.try_acquire(), Ok(true)) {
-            return false;
-        }
-        lead.commit_and_answer(&self.shared, true);
-        lead.parts.lock.rest();
-        drop(lead);
-        self.shared.inbox().jobs.is_empty()
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.inbox().closed = true;
-        self.shared.call_thread();
+        self.shared.called.notify_one();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -145,22 +169,22 @@ impl Drop for Writer {
 
 fn run_thread(shared: &Shared) {
     loop {
-        let closed = {
+        {
             let mut inbox = shared.inbox();
             while !inbox.called && !inbox.closed {
                 inbox = shared.called.wait(inbox).unwrap_or_else(PoisonError::into_inner);
             }
+            if !inbox.called {
+                return;
+            }
             inbox.called = false;
-            inbox.closed
-        };
-        let mut lead = shared.lead.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+        let _duty = Duty(shared);
+        let mut lead = shared.lead();
         while !shared.inbox().jobs.is_empty() {
             lead.commit_and_answer(shared, false);
         }
         lead.parts.lock.rest();
-        if closed {
-            return;
-        }
     }
 }
 
