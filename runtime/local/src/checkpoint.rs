@@ -28,17 +28,18 @@ const FULL_PAGES: usize = 16_000;
 pub(crate) struct WalGauge {
     pages: Arc<AtomicUsize>,
     copied_at: AtomicUsize,
+    full_at: AtomicUsize,
     wake: mpsc::SyncSender<()>,
 }
 
 impl WalGauge {
     /// Copies what is left of a log that has grown large, under the writer lock: nobody writes, so that
-    /// the log can begin anew.
+    /// the log can begin anew. A reader that is slow can keep it from that; then it may grow further.
     pub(crate) fn before_release(&self, connection: &Connection) {
-        if self.pages.load(Ordering::Relaxed) >= FULL_PAGES {
+        let pages = self.pages.load(Ordering::Relaxed);
+        if pages >= self.full_at.load(Ordering::Relaxed) {
             copy(connection);
-            self.copied_at.store(0, Ordering::Relaxed);
-            self.pages.store(0, Ordering::Relaxed);
+            self.full_at.store(pages + FULL_PAGES / 4, Ordering::Relaxed);
         }
     }
 
@@ -49,6 +50,7 @@ impl WalGauge {
         if pages < copied_at {
             // The log began anew.
             self.copied_at.store(0, Ordering::Relaxed);
+            self.full_at.store(FULL_PAGES, Ordering::Relaxed);
         } else if pages >= copied_at + COPY_PAGES {
             self.copied_at.store(pages, Ordering::Relaxed);
             // Full means that the thread has yet to begin the last one, which will copy this too.
@@ -72,17 +74,29 @@ impl Checkpointer {
             seen.store(usize::try_from(count).unwrap_or(0), Ordering::Relaxed);
             Ok(())
         }))?;
-        let connection = crate::open::connect(path, crate::options::Durability::Normal)?;
         let (wake, woken) = mpsc::sync_channel(1);
+        let path = path.to_owned();
         let thread = std::thread::Builder::new()
             .name("rhubarb-checkpoint".into())
-            .spawn(move || {
-                while woken.recv().is_ok() {
-                    copy(&connection);
-                }
-            })
+            .spawn(move || copy_when_woken(&path, &woken))
             .map_err(|error| crate::error::Fault::Lock(error.to_string()))?;
-        Ok((Self { thread: Some(thread) }, Arc::new(WalGauge { pages, copied_at: AtomicUsize::new(0), wake })))
+        let gauge = WalGauge { pages, copied_at: AtomicUsize::new(0), full_at: AtomicUsize::new(FULL_PAGES), wake };
+        Ok((Self { thread: Some(thread) }, Arc::new(gauge)))
+    }
+}
+
+/// The thread opens its connection when it is first needed: most processes write little.
+fn copy_when_woken(path: &Path, woken: &mpsc::Receiver<()>) {
+    let mut connection = None;
+    while woken.recv().is_ok() {
+        if connection.is_none() {
+            connection = crate::open::connect(path, crate::options::Durability::Normal)
+                .inspect_err(|error| tracing::warn!(error = %error, "cannot open the store to copy its log"))
+                .ok();
+        }
+        if let Some(connection) = &connection {
+            copy(connection);
+        }
     }
 }
 

@@ -64,7 +64,7 @@ impl Snapshot<'_> {
             queue: self.name(record.queue)?.queue()?,
             state: record.row.state,
             attempt: record.row.attempt,
-            max_attempts: (claimed || record.row.max_attempts != u32::MAX).then_some(record.row.max_attempts),
+            max_attempts: claimed.then_some(record.row.max_attempts),
             submitted: record.submitted,
             queued_at: record.row.queued_at,
             not_before: record.row.not_before,

@@ -31,22 +31,22 @@ impl Snapshot<'_> {
 
     /// Running rows whose lease has ended: those of other boots, then by their end.
     pub(crate) fn due_leases(&self, limit: usize) -> Fallible<Vec<DueLease>> {
-        let sql = concat!(
+        let of_other_boots = concat!(
             "select ",
             columns!(),
-            " from task indexed by task_lease where state = 3 and lease_boot <> ?1 order by lease_boot limit ?3"
+            " from task indexed by task_lease where state = 3 and lease_boot <> ?1 order by lease_boot limit ?2"
         );
         let boot = self.boot.unwrap_or(-1);
-        let mut due = self.leases(&sql.replace("?3", "?2"), &[&boot, &row_limit(limit)])?;
+        let mut due = self.leases(of_other_boots, &[&boot, &row_limit(limit)])?;
         let left = limit.saturating_sub(due.len());
         if left > 0 {
-            let sql = concat!(
+            let of_this_boot = concat!(
                 "select ",
                 columns!(),
                 " from task indexed by task_lease where state = 3 and lease_boot = ?1 and lease_until <= ?2 \
                  order by lease_until limit ?3"
             );
-            due.extend(self.leases(sql, &[&boot, &self.now.lease.0, &row_limit(left)])?);
+            due.extend(self.leases(of_this_boot, &[&boot, &self.now.lease.0, &row_limit(left)])?);
         }
         Ok(due)
     }
