@@ -1,8 +1,8 @@
 //! How fast the embedded store is: `cargo run --release -p rhubarb-local --example speed [TASKS [ROWS]]`.
 //!
 //! Prints tasks a second for bulk submits and for take and finish at 1, 10 and 100 a call, with the
-//! settled records kept, and how long a waiting taker in another process needs to see a task. With ROWS,
-//! so many settled rows lie in the file before.
+//! settled records kept, how long a task takes from submit to settled through another process that
+//! waits for it, and what a short visit costs. With ROWS, so many waiting rows lie in the file before.
 
 use std::{
     process::{Command, Stdio},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use rhubarb_core::{
-    backend::{Backend, ClaimPolicy, Finish, Log, Settlement, Submission, Take, Window, Won},
+    backend::{Backend, ClaimPolicy, Filter, Finish, Log, Settlement, Submission, Take, Window, Won},
     envelope::Envelope,
     ids::{QueueName, TaskId, TaskName, WorkerId},
     outcome::{Outcome, Output},
@@ -143,6 +143,25 @@ fn cpu() -> f64 {
     (ticks(13) + ticks(14)) * 10_000.0
 }
 
+/// A producer that comes and goes, as a command line does.
+async fn visits(folder: &str) -> Result<(), AnyError> {
+    let queue = QueueName::new("visits")?;
+    let mut micro_seconds = Vec::new();
+    for _ in 0..100 {
+        let submission = submissions(&queue, 1)?;
+        let began = Instant::now();
+        let backend = LocalBackend::open(folder, Options::default())?;
+        backend.submit(&submission, Timestamp(0)).await.remove(0)?;
+        let filter = Filter { limit: 20, ..Filter::default() };
+        backend.tasks().list(&filter).await?;
+        drop(backend);
+        micro_seconds.push(began.elapsed().as_micros());
+    }
+    micro_seconds.sort_unstable();
+    println!("open, submit, list, close: p50 {} us, p99 {} us", micro_seconds[50], micro_seconds[99]);
+    Ok(())
+}
+
 fn memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = |key: &str| status.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
@@ -177,6 +196,7 @@ async fn main() -> Result<(), AnyError> {
         println!("take and finish, {batch} a call: {speed:.0}/s, {spent:.1} us of processor each; {}", memory());
     }
     latency(&backend, &folder.to_string_lossy()).await?;
+    visits(&folder.to_string_lossy()).await?;
     println!("{}", memory());
     drop(backend);
     std::fs::remove_dir_all(folder)?;

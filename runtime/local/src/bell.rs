@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -68,6 +68,7 @@ pub(crate) struct Bells {
     sent_ear: Mutex<Option<Ear>>,
     settled_ear: Mutex<Option<Ear>>,
     attention: Arc<Attention>,
+    complained: AtomicBool,
 }
 
 /// Counts who waits: while nobody does, foreign bells are left unread.
@@ -111,6 +112,7 @@ impl Bells {
             sent_ear: Mutex::default(),
             settled_ear: Mutex::default(),
             attention: Arc::default(),
+            complained: AtomicBool::new(false),
         }
     }
 
@@ -135,16 +137,20 @@ impl Bells {
         if ear.as_ref().is_none_or(|ear| ear.reader.is_finished()) {
             match self.open_ear(kind) {
                 Ok(opened) => *ear = Some(opened),
-                Err(error) => tracing::warn!(
-                    error = %error,
-                    "cannot make a bell in {}: other processes' tasks are seen every {LOOK_AGAIN:?} only",
-                    self.folder.display(),
-                ),
+                Err(error) => self.complain(&error),
             }
         }
         self.attention.waiting.fetch_add(1, Ordering::SeqCst);
         self.attention.came.notify_waiters();
         Listening(Arc::clone(&self.attention))
+    }
+
+    /// Says once that bells do not work: it would be the same each time.
+    fn complain(&self, error: &io::Error) {
+        if !self.complained.swap(true, Ordering::Relaxed) {
+            let folder = self.folder.display();
+            tracing::warn!(error = %error, "no bells in {folder}: other processes' tasks are seen every {LOOK_AGAIN:?} only");
+        }
     }
 
     fn open_ear(self: &Arc<Self>, kind: Kind) -> io::Result<Ear> {
@@ -252,7 +258,7 @@ impl Ringer {
 
     fn tell_elsewhere(&mut self, told: &Told) {
         if let Err(error) = self.refresh() {
-            tracing::warn!(error = %error, "cannot list the bells in {}", self.bells.folder.display());
+            self.bells.complain(&error);
         }
         let queues: Vec<u8> = told.queues.iter().map(|queue| byte_of(*queue)).collect();
         let mut gone = Vec::new();

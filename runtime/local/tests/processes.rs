@@ -183,3 +183,38 @@ async fn a_waiting_process_is_woken_by_each_task_and_wakes_who_waits_for_it() {
     assert!(bells.iter().all(|name| !name.to_string_lossy().starts_with("sent-")), "{bells:?}");
     assert_eq!(backend.broker().counts(&queue("q")).await.unwrap().visible, 2);
 }
+
+/// Four takers on two openings wait for tasks that come one by one: each goes to one of them, and none
+/// is left lying until the slow look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn takers_that_wait_together_get_each_task_once() {
+    const TASKS: usize = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let stores = [open(folder.path()), open(folder.path())];
+    let (won, mut wins) = tokio::sync::mpsc::unbounded_channel();
+    let takers: Vec<_> = (0..4)
+        .map(|index| {
+            let (backend, won) = (stores[index % 2].clone(), won.clone());
+            tokio::spawn(async move {
+                let (policy, worker) = (policy("q", AckMode::Lease), worker(&format!("taker-{index}")));
+                loop {
+                    let take = Take { policy: &policy, worker: &worker, max: 1, wait: Duration::from_secs(20) };
+                    for task in backend.take(take).await.unwrap().won {
+                        backend.finish(&[finish(&task, "q", Outcome::Succeeded(None))]).await.remove(0).unwrap();
+                        won.send(task.id).unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    let began = std::time::Instant::now();
+    let mut seen = std::collections::HashSet::new();
+    for index in 0..TASKS {
+        stores[index % 2].submit(&[spec("q", "null")], Timestamp(0)).await.remove(0).unwrap();
+        assert!(seen.insert(wins.recv().await.unwrap()), "a task was won twice");
+    }
+    assert!(began.elapsed() < Duration::from_secs(50), "bells are lost: {:?} for {TASKS} tasks", began.elapsed());
+    for taker in takers {
+        taker.abort();
+    }
+}
