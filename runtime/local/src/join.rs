@@ -21,7 +21,8 @@ use crate::{
     messages::{Doorbell, Due, Message, Receipt, next_visible},
     names::NameNo,
     open::LocalBackend,
-    record::{Record, from_json},
+    record::Record,
+    texts::from_json,
     transaction::Transaction,
 };
 

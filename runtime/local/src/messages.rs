@@ -13,8 +13,9 @@ use rusqlite::{OptionalExtension as _, params};
 use crate::{
     error::Fallible,
     names::NameNo,
-    record::{COLUMN_COUNT, Payload, Record, columns, from_json, to_json},
+    record::{COLUMN_COUNT, Record, columns},
     schema::NEVER,
+    texts::{Payload, from_json, to_json},
     transaction::Transaction,
 };
 

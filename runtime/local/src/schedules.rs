@@ -9,7 +9,7 @@ use rusqlite::params;
 
 use crate::{
     open::LocalBackend,
-    record::{from_json, to_json},
+    texts::{from_json, to_json},
 };
 
 #[async_trait]

@@ -16,7 +16,7 @@ use rusqlite::{OptionalExtension as _, params};
 use crate::{
     error::Fallible,
     open::LocalBackend,
-    record::{from_json, to_json},
+    texts::{from_json, to_json},
     transaction::Transaction,
 };
 

@@ -13,7 +13,8 @@ use rusqlite::params;
 use super::submit::KEEP;
 use crate::{
     error::Fallible,
-    record::{Ending, Last, Payload, Record},
+    record::{Ending, Last, Record},
+    texts::Payload,
     transaction::Transaction,
 };
 

@@ -14,7 +14,8 @@ use rusqlite::params;
 use super::sweep::row_limit;
 use crate::{
     error::Fallible,
-    record::{COLUMN_COUNT, Payload, Record, columns, from_json},
+    record::{COLUMN_COUNT, Record, columns},
+    texts::{Payload, from_json},
     transaction::Transaction,
 };
 

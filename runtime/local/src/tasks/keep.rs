@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension as _, params};
 
 use crate::{
     error::Fallible,
-    record::{Payload, from_json, to_json},
+    texts::{Payload, from_json, to_json},
     transaction::Transaction,
 };
 

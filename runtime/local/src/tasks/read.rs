@@ -12,7 +12,8 @@ use rusqlite::OptionalExtension as _;
 use crate::{
     error::Fallible,
     reads::Snapshot,
-    record::{COLUMN_COUNT, Ending, Last, Payload, Record, columns, from_json},
+    record::{COLUMN_COUNT, Ending, Last, Record, columns},
+    texts::{Payload, from_json},
 };
 
 /// What a select adds to [`columns!`] for [`Snapshot::shown`].

@@ -10,7 +10,8 @@ use rusqlite::params;
 
 use crate::{
     error::Fallible,
-    record::{Ending, Record, to_json},
+    record::{Ending, Record},
+    texts::to_json,
     transaction::Transaction,
 };
 

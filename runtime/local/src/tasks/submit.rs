@@ -14,7 +14,8 @@ use rhubarb_core::{
 use crate::{
     error::Fallible,
     open::{Inner, LocalBackend},
-    record::{MANY, NewTask, stands_in_row},
+    rows::{MANY, NewTask},
+    texts::stands_in_row,
     transaction::Transaction,
 };
 

@@ -11,8 +11,9 @@ use super::submit::KEEP;
 use crate::{
     error::Fallible,
     reads::Snapshot,
-    record::{COLUMN_COUNT, Ending, Payload, Reading, Record, columns},
+    record::{COLUMN_COUNT, Ending, Reading, Record, columns},
     schema::NEVER,
+    texts::Payload,
     transaction::Transaction,
 };
 
