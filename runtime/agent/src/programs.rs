@@ -116,7 +116,12 @@ fn binary_of(
     beside: Option<&Path>,
 ) -> Result<PathBuf, NoBinary> {
     let built = ["release", "debug"].map(|profile| root.join("target").join(profile));
-    let looked: Vec<PathBuf> = beside.map(Path::to_owned).into_iter().chain(built).collect();
+    // A command built in this project runs what was built beside it. An installed one looks beside itself
+    // last: there may lie other people's programs.
+    let (ours, installed) = beside.map(Path::to_owned).map_or((None, None), |folder| {
+        if built.contains(&folder) { (Some(folder), None) } else { (None, Some(folder)) }
+    });
+    let looked: Vec<PathBuf> = ours.into_iter().chain(built).chain(installed).collect();
     let found = looked.iter().map(|folder| folder.join(package)).find(|path| path.is_file());
     found.ok_or_else(|| NoBinary { function: function.name.clone(), package: package.to_owned(), looked })
 }

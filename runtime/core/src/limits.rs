@@ -82,8 +82,6 @@ pub const TOMBSTONE_AGE: Duration = Duration::from_secs(15 * 24 * 60 * 60);
 pub const KEEP_DEFAULT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How long it is kept after it failed.
 pub const KEEP_FAILED_DEFAULT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// Bytes of an attempt's captured output that are kept with it.
-pub const LOG_BYTES_MAX: usize = 64 * 1024;
 /// Characters of an error message that are kept.
 pub const ERROR_CHARS_MAX: usize = 8 * 1024;
 /// Progress of one task is written at most once in this time, the last one always.

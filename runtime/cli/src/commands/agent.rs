@@ -34,7 +34,7 @@ pub(crate) struct Agent {
     /// Its slots [default: those of WORKER, or the number of CPUs]
     #[arg(long, env = "RHUBARB_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     concurrency: Option<u32>,
-    /// Its name, unique among the living [default: <worker>-<pid>@<host>]
+    /// Its name, unique among the living; by default made of worker, process and host
     #[arg(long, env = "RHUBARB_NAME", value_name = "ID")]
     name: Option<WorkerId>,
     /// Deliveries it may hold beyond its slots
