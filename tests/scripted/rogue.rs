@@ -32,11 +32,11 @@ fn serve(address: &str, manner: &str) {
             "twice" => {
                 answer(&id, "{}");
                 let second = answer(&id, r#"{"batchItemFailures":[{"itemIdentifier":""}]}"#);
-                println!("second answer: {}", second.lines().next().unwrap_or_default());
+                note(&second);
             }
             "wrong-request" => {
                 let refused = answer("11111111-1111-1111-1111-111111111111", "{}");
-                println!("for another request: {}", refused.lines().next().unwrap_or_default());
+                note(&refused);
                 answer(&id, "{}");
             }
             "never-answers" => std::thread::park(),
@@ -45,6 +45,14 @@ fn serve(address: &str, manner: &str) {
                 exit(2)
             }
         }
+    }
+}
+
+/// Notes the status of an answer that must be a refusal: what is printed after an answer is nobody's output.
+fn note(answer: &str) {
+    let status = answer.lines().next().unwrap_or_default();
+    if std::fs::write("refused", format!("{status}\n")).is_err() {
+        exit(1);
     }
 }
 

@@ -146,3 +146,21 @@ async fn a_paused_queue_rests_until_it_is_resumed() {
     assert_eq!(settled(&client, paused).await.record.state, State::Succeeded);
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn a_buried_task_is_brought_back_with_its_id_and_its_history() {
+    let app = App::new(ENDS);
+    let client = app.client();
+    let agent = app.agent(&["all"]).await;
+    let id = enqueue(&client, "fail", json!({"times": 9, "fatal": true}), "work").await;
+    assert_eq!(settled(&client, id).await.record.state, State::Failed);
+    let ran = app.run(&["redrive", &id.to_string()]).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let again = until(async || {
+        let detail = client.task(id).await.unwrap();
+        (detail.record.state == State::Failed && detail.attempts.len() == 2).then_some(detail)
+    })
+    .await;
+    assert_eq!((again.record.attempt, again.record.redriven), (1, 1), "attempts count from 1 again");
+    agent.stop().await;
+}
