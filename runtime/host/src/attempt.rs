@@ -186,3 +186,69 @@ impl Attempt {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rhubarb_core::{
+        backend::WonRow,
+        config::{Config, NoVars, Overrides, default_queue},
+        envelope::null,
+        ids::{FencingToken, MessageId, TaskId},
+        time::Timestamp,
+    };
+
+    use super::*;
+
+    fn attempt() -> Attempt {
+        let text = "[app]\nname = \"tests\"\n[functions.f]\npackage = \"f\"\n";
+        let config = Config::parse(text, &NoVars, &Overrides::default()).unwrap();
+        let queue = Arc::new(config.queue(&default_queue()).unwrap().clone());
+        let envelope = Envelope::new(TaskId::mint(), "t".parse().unwrap(), null());
+        let row = WonRow {
+            fence: FencingToken(1),
+            attempt: 1,
+            max_attempts: 3,
+            alone: false,
+            submitted: Timestamp(0),
+            queued_at: Timestamp(0),
+            started: Timestamp(0),
+            checkpoint: None,
+        };
+        let won = Won {
+            id: envelope.id,
+            task: envelope.task.clone(),
+            spec: envelope.encode(),
+            message: MessageId::new("m"),
+            receipt: None,
+            receive_count: 1,
+            sent: Timestamp(0),
+            first_received: Timestamp(0),
+            row,
+        };
+        let policy = TaskPolicy::new(&queue, None);
+        Attempt::new(won, envelope, queue, policy)
+    }
+
+    #[test]
+    fn a_storm_of_progress_is_written_once_a_second_and_its_last_always() {
+        let (attempt, begun) = (attempt(), Instant::now());
+        let progress = |done| Progress { done, total: 1000, message: None };
+        let storm =
+            (0..1000_u64).filter_map(|n| attempt.note_progress(progress(n), begun + Duration::from_millis(n * 3)));
+        assert_eq!(storm.count(), 3, "three seconds of it");
+        assert_eq!(attempt.last_progress().unwrap().progress, Some(progress(999)));
+        assert!(attempt.last_progress().is_none(), "what is written is not written again");
+    }
+
+    #[test]
+    fn the_gravest_reason_to_stop_counts() {
+        let attempt = attempt();
+        attempt.stop(Stop::Shutdown);
+        attempt.stop(Stop::Timeout);
+        assert_eq!(attempt.stopped(), Some(Stop::Shutdown));
+        attempt.stop(Stop::Lost);
+        assert_eq!(attempt.stopped(), Some(Stop::Lost));
+    }
+}
