@@ -23,6 +23,10 @@ use crate::{
 /// The version this build writes, and the highest it reads.
 pub const VERSION: u64 = 1;
 
+/// The JSON Schema (draft 2020-12) of what any producer may send. What it accepts, [`Envelope::decode`]
+/// reads; the few bodies more that are read, such as an id without its hyphens, nobody should write.
+pub const SCHEMA: &str = include_str!("envelope.schema.json");
+
 /// Where a payload lies that is too large for a message or a row. The key is below the application's
 /// own prefix of [`crate::backend::Blobs`]; it is never a bucket or a URL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,5 +19,6 @@ pub mod reaper;
 pub mod retry;
 pub mod routing;
 pub mod row;
+pub mod table;
 pub mod time;
 pub mod turns;

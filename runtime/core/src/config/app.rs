@@ -1,5 +1,7 @@
 //! The application: its name, its stage, and where its state lives.
 
+use std::ops::RangeInclusive;
+
 use super::{
     Overrides, Place, VARIABLES, Vars,
     bounds::{APP_CHARS_MAX, DIR_DEFAULT, PATH_CHARS_MAX, STAGE_CHARS_MAX, STAGE_DEFAULT},
@@ -23,6 +25,10 @@ pub struct AppConfig {
     pub dir: String,
     /// What a power cut may take from the embedded backend.
     pub durability: Durability,
+    /// The table on AWS, where it is not [`Self::aws_table_name`]'s.
+    pub table: Option<String>,
+    /// The bucket on AWS, where it is not [`Self::aws_bucket_name`]'s.
+    pub bucket: Option<String>,
 }
 
 words! {
@@ -52,6 +58,19 @@ impl AppConfig {
         let suffix = if queue.fifo { ".fifo" } else { "" };
         format!("{}-{}-{}{suffix}", self.name, self.stage, queue.name)
     }
+
+    /// The table on AWS: `<app>-<stage>`, unless it is named.
+    #[must_use]
+    pub fn aws_table_name(&self) -> String {
+        self.table.clone().unwrap_or_else(|| format!("{}-{}", self.name, self.stage))
+    }
+
+    /// The bucket on AWS: `<app>-<stage>-<account>`, unless it is named. The account is part of it because
+    /// all accounts share one space of names.
+    #[must_use]
+    pub fn aws_bucket_name(&self, account: &str) -> String {
+        self.bucket.clone().unwrap_or_else(|| format!("{}-{}-{account}", self.name, self.stage))
+    }
 }
 
 /// Reads the section; an option of the command beats a variable, a variable beats the file.
@@ -68,6 +87,8 @@ pub(super) fn read(root: &Table<'_, '_>, vars: &dyn Vars, overrides: &Overrides)
         backend: layers.read("backend", word).unwrap_or(Backend::Local),
         dir: layers.read("dir", line(PATH_CHARS_MAX)).unwrap_or_else(|| DIR_DEFAULT.to_owned()),
         durability: layers.read("durability", word).unwrap_or(Durability::Normal),
+        table: layers.read("table", |text| aws_name(text, "table", 3..=255)),
+        bucket: layers.read("bucket", |text| aws_name(text, "bucket", 3..=63)),
     }
 }
 
@@ -116,4 +137,14 @@ fn label(text: &str, chars_max: usize) -> Reading<String> {
     let what = format!("{} cannot be part of names on AWS", quoted(text));
     let fix = format!("use lower-case letters, digits and `-`, first a letter, last no `-`, at most {chars_max}");
     Err(Problem::new(what, fix))
+}
+
+/// A name as DynamoDB and S3 both take it.
+fn aws_name(text: &str, what: &str, chars: RangeInclusive<usize>) -> Reading<String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if chars.contains(&text.len()) && text.bytes().all(allowed) {
+        return Ok(text.to_owned());
+    }
+    let fix = format!("use letters, digits and `-_.`, {} to {} of them", chars.start(), chars.end());
+    Err(Problem::new(format!("{} is no {what}'s name", quoted(text)), fix))
 }

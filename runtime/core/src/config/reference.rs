@@ -106,6 +106,8 @@ fn app() -> Vec<Key> {
                 word(Durability::Normal),
                 "what a power cut may take from the embedded store: the last moments (`normal`) or nothing (`full`, slower); a crash takes nothing from either",
             ),
+            ("table", text(), "named `<app>-<stage>`".to_owned(), "the DynamoDB table"),
+            ("bucket", text(), "named `<app>-<stage>-<account>`".to_owned(), "the S3 bucket"),
         ],
     )
 }

@@ -52,6 +52,8 @@ pub const VARIABLES: &[Variable] = &[
     Variable { name: "RHUBARB_BACKEND", flag: Some("--backend"), key: "backend" },
     Variable { name: "RHUBARB_DIR", flag: Some("--dir"), key: "dir" },
     Variable { name: "RHUBARB_DURABILITY", flag: None, key: "durability" },
+    Variable { name: "RHUBARB_TABLE", flag: None, key: "table" },
+    Variable { name: "RHUBARB_BUCKET", flag: None, key: "bucket" },
 ];
 
 /// What the command line says in place of the file and the environment.

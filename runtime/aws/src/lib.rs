@@ -1,0 +1,5 @@
+//! Rhubarb's backend on AWS: queues on SQS, rows in one DynamoDB table, blobs in S3.
+
+mod connect;
+
+pub use connect::{ConnectOptions, Connection};
