@@ -47,6 +47,9 @@ pub(crate) struct Global {
     /// The same as --backend aws
     #[arg(long, global = true, conflicts_with = "backend")]
     pub(crate) aws: bool,
+    /// Where AWS is, where it is not AWS itself: an emulator; beats AWS_ENDPOINT_URL
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) endpoint_url: Option<String>,
     /// The folder of the embedded backend; beats RHUBARB_DIR and the file
     #[arg(long, global = true, value_name = "FOLDER")]
     pub(crate) dir: Option<PathBuf>,

@@ -9,7 +9,7 @@ use std::{
 
 use rhubarb_core::{
     backend::Backend,
-    config::{Backend as BackendKind, Config, Durability, Overrides, Vars},
+    config::{Backend as BackendKind, Config, Durability, Overrides, QueueClass, Vars, WorkerConfig},
     ids::QueueName,
     limits::Limits,
 };
@@ -56,26 +56,67 @@ impl Project {
         self.root.join(&self.config.app.dir)
     }
 
-    /// Opens the backend that the configuration names.
-    pub(crate) fn open(&self) -> Result<Arc<dyn Backend>> {
+    /// Opens the backend that the configuration names; `endpoint_url` is an emulator's.
+    pub(crate) async fn open(&self, endpoint_url: Option<&str>) -> Result<Arc<dyn Backend>> {
         match self.config.app.backend {
             BackendKind::Local => Ok(Arc::new(self.open_local()?)),
-            BackendKind::Aws => Err(CliError::Configuration(
-                "the backend `aws` is not built in yet: use backend = \"local\" in rhubarb.toml, or --backend local"
-                    .into(),
-            )),
+            BackendKind::Aws => self.open_aws(endpoint_url).await,
         }
+    }
+
+    #[cfg(feature = "aws")]
+    async fn open_aws(&self, endpoint_url: Option<&str>) -> Result<Arc<dyn Backend>> {
+        let connect = rhubarb_aws::ConnectOptions { endpoint_url: endpoint_url.map(str::to_owned) };
+        let options = rhubarb_aws::AwsOptions { connect, ..rhubarb_aws::AwsOptions::default() };
+        Ok(Arc::new(rhubarb_aws::AwsBackend::connect(&self.config, options).await?))
+    }
+
+    #[cfg(not(feature = "aws"))]
+    #[expect(clippy::unused_async, reason = "with the feature `aws` it waits")]
+    async fn open_aws(&self, _: Option<&str>) -> Result<Arc<dyn Backend>> {
+        Err(CliError::Configuration(
+            "this rhubarb was built without AWS: build it with the feature, as in `cargo run --release --features aws -- …` \
+             or `cargo install --path runtime/cli --features aws`"
+                .into(),
+        ))
+    }
+
+    /// What a worker of this project serves: on AWS an agent leaves queues of class `lambda` to Lambda,
+    /// unless `feeds_lambda`.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is left to serve.
+    pub(crate) fn served(&self, mut worker: WorkerConfig, feeds_lambda: bool) -> Result<WorkerConfig> {
+        if self.config.app.backend == BackendKind::Local || feeds_lambda {
+            return Ok(worker);
+        }
+        let is_fed = |queue: &QueueName| self.config.queue(queue).is_none_or(|queue| queue.class != QueueClass::Lambda);
+        worker.queues.retain(is_fed);
+        worker.weights.retain(|queue, _| is_fed(queue));
+        if worker.queues.is_empty() {
+            return Err(CliError::Configuration(format!(
+                "the worker `{}` serves only queues of class `lambda`, which AWS Lambda feeds: give it others, or say --feed-lambda \
+                 where no Lambda runs",
+                worker.name,
+            )));
+        }
+        Ok(worker)
     }
 
     /// Makes sure that one process of this kind works in the folder of the embedded backend. The kernel
     /// gives the lock back when this process ends, however it ends.
-    pub(crate) fn lock(&self, kind: &str) -> Result<File> {
+    /// AWS needs none: workers there are told apart by their names.
+    pub(crate) fn lock(&self, kind: &str) -> Result<Option<File>> {
+        if self.config.app.backend == BackendKind::Aws {
+            return Ok(None);
+        }
         let path = self.dir().join(format!("{kind}.lock"));
         let failed = |error: &io::Error| CliError::io(format_args!("lock {}", shown(&path)), error);
         let file =
             File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| failed(&error))?;
         match file.try_lock() {
-            Ok(()) => Ok(file),
+            Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Err(CliError::Configuration(format!(
                 "another `rhubarb {kind}` or demo runs on {}: stop it first, or give this one a folder of its own with --dir",
                 shown(&self.dir()),

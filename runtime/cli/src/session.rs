@@ -35,9 +35,10 @@ impl Session {
     }
 
     /// A client of the project's backend.
-    pub(crate) fn client(&self) -> Result<Client> {
+    pub(crate) async fn client(&self) -> Result<Client> {
         let project = self.project()?;
-        Ok(Client::new(project.open()?, Arc::clone(&project.config)))
+        let backend = project.open(self.global.endpoint_url.as_deref()).await?;
+        Ok(Client::new(backend, Arc::clone(&project.config)))
     }
 }
 

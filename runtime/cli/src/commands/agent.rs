@@ -49,6 +49,9 @@ pub(crate) struct Agent {
     /// How long attempts may take to finish when it is told to stop, e.g. 25s
     #[arg(long, env = "RHUBARB_GRACE", value_name = "DURATION", value_parser = values::duration)]
     grace: Option<Duration>,
+    /// On AWS: feed the queues of class `lambda` too, where nothing runs Lambda
+    #[arg(long, env = "RHUBARB_FEED_LAMBDA", value_parser = FalseyValueParser::new())]
+    feed_lambda: bool,
     /// Cancel everything that waits on its queues first
     #[arg(long, env = "RHUBARB_PURGE", value_parser = FalseyValueParser::new())]
     purge: bool,
@@ -72,8 +75,11 @@ impl Agent {
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
         let project = session.project()?;
         project.warn();
-        let worker = self.worker_config(&project.config)?;
-        let backend = project.open()?;
+        let mut worker = self.worker_config(&project.config)?;
+        if !self.scheduler_only {
+            worker = project.served(worker, self.feed_lambda)?;
+        }
+        let backend = project.open(session.global.endpoint_url.as_deref()).await?;
         let options = AgentOptions {
             id: self.name.unwrap_or_else(|| unique_name(worker.name.as_str())),
             worker,

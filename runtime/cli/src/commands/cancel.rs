@@ -35,7 +35,7 @@ struct Changed {
 impl Cancel {
     /// Cancels them.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
-        let states = session.client()?.cancel(&self.ids).await;
+        let states = session.client().await?.cancel(&self.ids).await;
         let done = |state| match state {
             State::Running => "asked to stop",
             _ => "cancelled",

@@ -25,12 +25,16 @@ use crate::{
 Examples:
   rhubarb dev
   rhubarb dev --no-build --dir /tmp/scratch
+  rhubarb dev --aws --endpoint-url http://127.0.0.1:4566
 
 One `dev` runs per folder of the embedded backend. Further agents may join it: `rhubarb agent`.")]
 pub(crate) struct Dev {
     /// Take the binaries of the functions as they are
     #[arg(long)]
     no_build: bool,
+    /// On AWS: feed the queues of class `lambda` too, where nothing runs Lambda
+    #[arg(long)]
+    feed_lambda: bool,
 }
 
 impl Dev {
@@ -42,10 +46,10 @@ impl Dev {
             let built = build::functions(&project, Profile::own(), session).await?;
             project.config = Arc::new(built);
         }
-        let backend = project.open()?;
+        let backend = project.open(session.global.endpoint_url.as_deref()).await?;
         let _alone = project.lock("dev")?;
         let mut signals = StopSignals::listen()?;
-        let workers: Vec<WorkerConfig> = project.config.workers.values().cloned().collect();
+        let workers: Vec<WorkerConfig> = served(&project, project.config.workers.values(), self.feed_lambda)?;
         let starting = start(session, &project, &backend, workers);
         let agents = tokio::select! {
             agents = starting => agents?,
@@ -53,6 +57,23 @@ impl Dev {
         };
         Crew::set_out(agents).until_stopped(&mut signals).await
     }
+}
+
+/// What these workers serve over the project's backend; one with nothing left to serve is not started.
+pub(crate) fn served<'a>(
+    project: &Project,
+    workers: impl Iterator<Item = &'a WorkerConfig>,
+    feed_lambda: bool,
+) -> Result<Vec<WorkerConfig>> {
+    let mut served = Vec::new();
+    let mut refusal = None;
+    for worker in workers {
+        match project.served(worker.clone(), feed_lambda) {
+            Ok(worker) => served.push(worker),
+            Err(error) => refusal = Some(error),
+        }
+    }
+    refusal.filter(|_| served.is_empty()).map_or(Ok(served), Err)
 }
 
 /// Starts an agent for each of these workers.

@@ -98,7 +98,7 @@ impl Enqueue {
     /// Enqueues the task.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
         let args = values::arguments(&self.args)?;
-        let client = session.client()?;
+        let client = session.client().await?;
         know(client.config(), self.queue.as_slice())?;
         let (wait, wait_timeout) = (self.wait, self.wait_timeout);
         let accepted = self.enqueue(&client, args).await?;

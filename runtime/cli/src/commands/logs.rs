@@ -48,7 +48,7 @@ struct Piece<'a> {
 impl Logs {
     /// Shows them.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
-        let client = session.client()?;
+        let client = session.client().await?;
         let mut printed = Printed::default();
         loop {
             let state =

@@ -38,7 +38,7 @@ struct Changed<'a> {
 impl Pause {
     /// Pauses them.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
-        let client = session.client()?;
+        let client = session.client().await?;
         know(client.config(), &self.queues)?;
         for queue in &self.queues {
             client.pause(queue).await?;
@@ -51,7 +51,7 @@ impl Pause {
 impl Resume {
     /// Resumes them.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
-        let client = session.client()?;
+        let client = session.client().await?;
         know(client.config(), &self.queues)?;
         for queue in &self.queues {
             client.resume(queue).await?;

@@ -41,7 +41,7 @@ struct Line<'a> {
 impl Purge {
     /// Purges them.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
-        let client = session.client()?;
+        let client = session.client().await?;
         know(client.config(), &self.queues)?;
         let mut queues = self.queues;
         if self.all {

@@ -21,7 +21,7 @@ pub(crate) struct Queues {}
 impl Queues {
     /// Shows them.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
-        let queues = session.client()?.queues().await?;
+        let queues = session.client().await?.queues().await?;
         let now = now();
         let header =
             ["queue", "class", "waiting", "delayed", "running", "in flight", "failed", "oldest waiting", "served by"];

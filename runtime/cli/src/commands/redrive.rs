@@ -21,7 +21,7 @@ pub(crate) struct Redrive {
 impl Redrive {
     /// Brings them back.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
-        let states = session.client()?.redrive(&self.ids).await;
+        let states = session.client().await?.redrive(&self.ids).await;
         tell(session, &self.ids, states, |_| "queued again", "only a failed one can be redriven")
     }
 }

@@ -21,7 +21,7 @@ pub(crate) struct ResultOf {
 impl ResultOf {
     /// Prints it.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
-        let output: Box<RawValue> = session.client()?.output(self.id).await?;
+        let output: Box<RawValue> = session.client().await?.output(self.id).await?;
         session.screen.line(plain_json(output.get()))
     }
 }

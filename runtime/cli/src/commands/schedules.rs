@@ -38,7 +38,7 @@ impl Schedules {
     /// Lists them.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
         let Verb::List = self.command;
-        let client = session.client()?;
+        let client = session.client().await?;
         let mut schedules: Vec<Listed> = client.config().schedules.values().map(of_file).collect();
         for kept in client.backend().schedules().list().await? {
             if schedules.iter().any(|schedule| schedule.name == kept.name.as_str()) {

@@ -43,7 +43,7 @@ struct Shown {
 impl Task {
     /// Shows it.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
-        let client = session.client()?;
+        let client = session.client().await?;
         let detail = client.task(self.id).await?;
         let waits = client.why_waiting(self.id).await?;
         if session.screen.json() {

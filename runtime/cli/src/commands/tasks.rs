@@ -48,7 +48,7 @@ const PAGE: usize = 500;
 impl Tasks {
     /// Lists them, page by page.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
-        let client = session.client()?;
+        let client = session.client().await?;
         let now = now();
         let mut left = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let mut filter = Filter {

@@ -23,7 +23,7 @@ pub(crate) struct Workers {}
 impl Workers {
     /// Shows them.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
-        let workers = session.client()?.workers().await?;
+        let workers = session.client().await?.workers().await?;
         let now = now();
         let header =
             ["worker", "state", "host", "pid", "slots", "tasks", "reserved", "heard", "queues", "cannot start"];

@@ -36,6 +36,7 @@ use crate::{
 Examples:
   cargo run --release -- demo
   rhubarb demo --dir /tmp/demo --json
+  rhubarb demo --aws --endpoint-url http://127.0.0.1:4566
 
 The exit code is 0 if every task succeeded, both models are right about 95 % of the pictures that they have never
 seen, and no short task waited longer than 10 s; 1 if not.")]
@@ -46,6 +47,9 @@ pub(crate) struct Demo {
     /// Take the binaries of the functions as they are
     #[arg(long)]
     no_build: bool,
+    /// On AWS: feed the queues of class `lambda` too, where nothing runs Lambda
+    #[arg(long)]
+    feed_lambda: bool,
 }
 
 /// The workers that the demo starts.
@@ -66,10 +70,11 @@ impl Demo {
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
         let mut project = session.project()?;
         let workers = workers(&project.config)?;
+        let workers = dev::served(&project, workers.iter(), self.feed_lambda)?;
         if !self.no_build {
             project.config = Arc::new(build::functions(&project, Profile::Release, session).await?);
         }
-        let backend = project.open()?;
+        let backend = project.open(session.global.endpoint_url.as_deref()).await?;
         let _alone = project.lock("dev")?;
         let client = Client::new(Arc::clone(&backend), Arc::clone(&project.config));
         tell_leftovers(session, &client).await?;
