@@ -1,5 +1,6 @@
 //! Rhubarb's backend on AWS: queues on SQS, rows in one DynamoDB table, blobs in S3.
 
 mod connect;
+mod error;
 
 pub use connect::{ConnectOptions, Connection};
