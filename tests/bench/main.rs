@@ -58,7 +58,7 @@ async fn main() {
         std::process::exit(2);
     };
     let app = App::new(APP);
-    let client = app.client();
+    let client = app.client().await;
     let mut figures = Figures::default();
     if options.rows > 0 {
         fill(&client, options.rows, &mut figures).await;

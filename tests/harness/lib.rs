@@ -65,8 +65,8 @@ impl App {
     /// A client of it.
     #[expect(clippy::expect_used, reason = "a test cannot go on without its client")]
     #[must_use]
-    pub fn client(&self) -> Client {
-        Client::open(self.path()).expect("the application opens")
+    pub async fn client(&self) -> Client {
+        Client::open(self.path()).await.expect("the application opens")
     }
 
     /// The `rhubarb` command in its folder, with these arguments.

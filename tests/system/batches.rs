@@ -22,7 +22,7 @@ concurrency = 2
 async fn a_thousand_tasks_settle_while_one_percent_kill_their_process() {
     const TASKS: u64 = 1000;
     let app = App::new(BATCHES);
-    let client = app.client();
+    let client = app.client().await;
     let tasks = (0..TASKS).map(|n| {
         let (name, args) = if n % 100 == 37 { ("crash", json!({"times": 1})) } else { ("echo", json!({"value": n})) };
         let args = RawValue::from_string(args.to_string()).unwrap();
@@ -62,7 +62,7 @@ async fn a_thousand_tasks_settle_while_one_percent_kill_their_process() {
 #[tokio::test]
 async fn each_record_of_a_batch_has_its_own_outcome() {
     let app = App::new(BATCHES);
-    let client = app.client();
+    let client = app.client().await;
     let mut ids = Vec::new();
     for (task, args) in [
         ("noop", json!({})),

@@ -28,7 +28,7 @@ async fn enqueue_and_wait_prints_the_result() {
 #[tokio::test]
 async fn every_option_of_enqueue_reaches_the_task() {
     let app = App::new(COMMANDS);
-    let client = app.client();
+    let client = app.client().await;
     let id = "0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a4b";
     std::fs::write(app.path().join("args.json"), r#"{"value": 7}"#).unwrap();
     let arguments = [
@@ -84,7 +84,7 @@ async fn every_option_of_enqueue_reaches_the_task() {
 #[tokio::test]
 async fn a_result_can_be_read_as_often_as_wanted_and_says_when_there_is_none() {
     let app = App::new(COMMANDS);
-    let client = app.client();
+    let client = app.client().await;
     let id = enqueue(&client, "echo", json!({"value": "kept"}), "default").await;
     let early = app.run(&["result", &id.to_string()]).await;
     assert_ne!(early.code, Some(0));
@@ -101,7 +101,7 @@ async fn a_result_can_be_read_as_often_as_wanted_and_says_when_there_is_none() {
 #[tokio::test]
 async fn listings_show_what_is_there_for_people_and_for_programs() {
     let app = App::new(COMMANDS);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all", "--name", "worker-one"]).await;
     let done = enqueue(&client, "say", json!({"text": "printed"}), "default").await;
     settled(&client, done).await;
@@ -199,7 +199,7 @@ async fn a_new_function_is_written_in_a_project_of_ones_own() {
 #[tokio::test]
 async fn dev_runs_every_worker_and_a_second_one_is_refused() {
     let app = App::new(COMMANDS);
-    let client = app.client();
+    let client = app.client().await;
     let dev = rhubarb_tests::AgentProcess::start(app.command(&["dev"])).await;
     let second = app.run(&["dev"]).await;
     assert_ne!(second.code, Some(0));

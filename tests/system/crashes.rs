@@ -22,7 +22,7 @@ concurrency = 2
 #[tokio::test]
 async fn a_crashed_function_costs_its_task_one_attempt() {
     let app = App::new(QUICK);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "crash", json!({"times": 1}), "work").await;
     let detail = settled(&client, id).await;
@@ -38,7 +38,7 @@ async fn a_crashed_function_costs_its_task_one_attempt() {
 #[tokio::test]
 async fn a_task_that_always_kills_its_function_is_buried_with_the_reason() {
     let app = App::new(QUICK);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     for queue in ["work", "message"] {
         let id = enqueue(&client, "crash", json!({"times": 99}), queue).await;
@@ -53,7 +53,7 @@ async fn a_task_that_always_kills_its_function_is_buried_with_the_reason() {
 #[tokio::test]
 async fn what_a_killed_agent_held_is_finished_by_the_next_one_in_both_ack_modes() {
     let app = App::new(QUICK);
-    let client = app.client();
+    let client = app.client().await;
     let first = app.agent(&["all", "--name", "first"]).await;
     let ledger = app.path().join("ledger");
     let nap = json!({"ms": 1500, "ledger": ledger});
@@ -83,7 +83,7 @@ async fn what_a_killed_agent_held_is_finished_by_the_next_one_in_both_ack_modes(
 #[tokio::test]
 async fn a_task_that_was_cut_off_resumes_from_its_checkpoint() {
     let app = App::new(QUICK);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "steps", json!({"total": 6, "ms": 1, "crash_at": 4}), "work").await;
     let detail = settled(&client, id).await;
@@ -98,7 +98,7 @@ async fn a_task_that_was_cut_off_resumes_from_its_checkpoint() {
 #[tokio::test]
 async fn what_a_function_started_dies_with_it() {
     let app = App::new(QUICK);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let ledger = app.path().join("children");
     let id = enqueue(&client, "litter", json!({"ledger": ledger, "die": true}), "work").await;
@@ -116,7 +116,7 @@ async fn what_a_function_started_dies_with_it() {
 #[tokio::test]
 async fn an_agent_that_was_stopped_for_longer_than_its_lease_commits_nothing_twice() {
     let app = App::new(QUICK);
-    let client = app.client();
+    let client = app.client().await;
     let frozen = app.agent(&["all", "--name", "frozen"]).await;
     let id = enqueue(&client, "nap", json!({"ms": 2500}), "work").await;
     reached(&client, id, State::Running).await;
@@ -138,7 +138,7 @@ async fn an_agent_that_was_stopped_for_longer_than_its_lease_commits_nothing_twi
 #[tokio::test]
 async fn a_settlement_after_the_reaper_and_before_a_new_claim_is_kept() {
     let app = App::new(QUICK);
-    let client = app.client();
+    let client = app.client().await;
     let frozen = app.agent(&["all", "--name", "frozen", "--concurrency", "1"]).await;
     let ledger = app.path().join("ledger");
     let id = enqueue(&client, "nap", json!({"ms": 1000, "ledger": ledger}), "work").await;

@@ -22,7 +22,7 @@ grace = "300ms"
 #[tokio::test]
 async fn a_queued_task_is_cancelled_and_never_runs() {
     let app = App::new(ENDS);
-    let client = app.client();
+    let client = app.client().await;
     let ledger = app.path().join("ledger");
     let id = enqueue(&client, "nap", json!({"ms": 1, "ledger": ledger}), "work").await;
     assert_eq!(client.cancel(&[id]).await[0].as_ref().unwrap(), &State::Cancelled);
@@ -37,7 +37,7 @@ async fn a_queued_task_is_cancelled_and_never_runs() {
 #[tokio::test]
 async fn a_running_task_is_told_and_one_that_does_not_listen_is_killed() {
     let app = App::new(ENDS);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     for (stubborn, queue) in [(false, "work"), (true, "work"), (true, "message")] {
         let id = enqueue(&client, "nap", json!({"ms": 60_000, "stubborn": stubborn}), queue).await;
@@ -54,7 +54,7 @@ async fn a_running_task_is_told_and_one_that_does_not_listen_is_killed() {
 #[tokio::test]
 async fn a_task_past_its_time_expires_and_never_runs() {
     let app = App::new(ENDS);
-    let client = app.client();
+    let client = app.client().await;
     let ledger = app.path().join("ledger");
     let args = serde_json::value::RawValue::from_string(json!({"ms": 1, "ledger": ledger}).to_string()).unwrap();
     let soon = std::time::SystemTime::now() + Duration::from_millis(50);
@@ -73,7 +73,7 @@ async fn a_task_past_its_time_expires_and_never_runs() {
 #[tokio::test]
 async fn a_drain_lets_short_work_finish_and_interrupts_the_rest_without_spending_an_attempt() {
     let app = App::new(ENDS);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let short = enqueue(&client, "nap", json!({"ms": 150}), "work").await;
     let long = enqueue(&client, "nap", json!({"ms": 60_000}), "message").await;
@@ -97,7 +97,7 @@ async fn a_drain_lets_short_work_finish_and_interrupts_the_rest_without_spending
 #[tokio::test]
 async fn a_second_signal_ends_at_once_and_hands_the_work_back() {
     let app = App::new(&ENDS.replace("300ms", "60s"));
-    let client = app.client();
+    let client = app.client().await;
     let mut agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "nap", json!({"ms": 60_000, "stubborn": true}), "work").await;
     reached(&client, id, State::Running).await;
@@ -112,7 +112,7 @@ async fn a_second_signal_ends_at_once_and_hands_the_work_back() {
 #[tokio::test]
 async fn a_purge_cancels_what_waits_and_leaves_what_runs() {
     let app = App::new(ENDS);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all", "--concurrency", "1"]).await;
     let running = enqueue(&client, "nap", json!({"ms": 1500}), "work").await;
     reached(&client, running, State::Running).await;
@@ -134,7 +134,7 @@ async fn a_purge_cancels_what_waits_and_leaves_what_runs() {
 #[tokio::test]
 async fn a_paused_queue_rests_until_it_is_resumed() {
     let app = App::new(ENDS);
-    let client = app.client();
+    let client = app.client().await;
     let queue = QueueName::new("work").unwrap();
     client.pause(&queue).await.unwrap();
     let agent = app.agent(&["all"]).await;
@@ -150,7 +150,7 @@ async fn a_paused_queue_rests_until_it_is_resumed() {
 #[tokio::test]
 async fn a_buried_task_is_brought_back_with_its_id_and_its_history() {
     let app = App::new(ENDS);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "fail", json!({"times": 9, "fatal": true}), "work").await;
     assert_eq!(settled(&client, id).await.record.state, State::Failed);

@@ -121,7 +121,7 @@ concurrency = 1
 async fn a_python_handler_gets_the_event_that_aws_documents() {
     let Some(python) = python() else { return };
     let app = app(&python);
-    let client = app.client();
+    let client = app.client().await;
     let mut command = app.command(&["agent", "all"]);
     command.env("AGENT_SECRET", "hunter2");
     let agent = rhubarb_tests::AgentProcess::start(command).await;
@@ -164,7 +164,7 @@ async fn a_python_handler_gets_the_event_that_aws_documents() {
 async fn an_existing_handler_runs_unchanged_on_bodies_that_are_no_envelopes() {
     let Some(python) = python() else { return };
     let app = app(&python);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let queue = "legacy".parse().unwrap();
     let message = rhubarb::core::backend::OutgoingMessage { body: "<order>7</order>".into(), ..Default::default() };
@@ -181,7 +181,7 @@ async fn an_existing_handler_runs_unchanged_on_bodies_that_are_no_envelopes() {
 async fn every_route_answers_a_function_that_has_no_sdk() {
     let Some(python) = python() else { return };
     let app = app(&python);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "anything", json!({}), "routes").await;
     let detail = settled(&client, id).await;

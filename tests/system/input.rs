@@ -30,7 +30,7 @@ async fn send(client: &rhubarb::Client, body: &str) -> TaskId {
 #[tokio::test]
 async fn a_message_that_is_no_envelope_is_buried_and_the_next_one_runs() {
     let app = App::new(INPUT);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let poison = send(&client, "{\"args\": 7").await;
     let celery = send(&client, r#"{"body":"W10=","headers":{"task":"add","id":"1"}}"#).await;
@@ -57,7 +57,7 @@ async fn settled_row(client: &rhubarb::Client, id: TaskId) -> (State, Option<Fai
 #[tokio::test]
 async fn a_newer_envelope_is_put_back_for_a_newer_worker() {
     let app = App::new(INPUT);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let id = send(&client, r#"{"v":2,"id":"0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a4b","task":"noop","args":{}}"#).await;
     let queue = QueueName::new("work").unwrap();
@@ -73,7 +73,7 @@ async fn a_newer_envelope_is_put_back_for_a_newer_worker() {
 #[tokio::test]
 async fn an_unknown_task_waits_for_a_newer_worker_and_spends_no_attempt() {
     let app = App::new(INPUT);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "brand_new", json!({}), "work").await;
     let record = until(async || {
@@ -88,7 +88,7 @@ async fn an_unknown_task_waits_for_a_newer_worker_and_spends_no_attempt() {
 #[tokio::test]
 async fn arguments_that_do_not_fit_the_task_are_named_and_not_tried_again() {
     let app = App::new(INPUT);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "nap", json!({"ms": "long"}), "work").await;
     let detail = settled(&client, id).await;
@@ -102,7 +102,7 @@ async fn arguments_that_do_not_fit_the_task_are_named_and_not_tried_again() {
 #[tokio::test]
 async fn a_message_over_one_mebibyte_is_refused_by_name() {
     let app = App::new(INPUT);
-    let client = app.client();
+    let client = app.client().await;
     let queue = QueueName::new("work").unwrap();
     let body = "x".repeat(1024 * 1024 + 1);
     let message = OutgoingMessage { body, ..OutgoingMessage::default() };
@@ -124,7 +124,7 @@ async fn a_function_that_breaks_the_rules_harms_its_own_task_alone() {
             "[functions.rogue]\ncommand = ['{{scripted}}', '{manner}']\ninit_timeout = \"1s\"\n{}",
             INPUT.replace("[\"scripted\"]", "[\"rogue\"]").replace("5s", "500ms"),
         ));
-        let client = app.client();
+        let client = app.client().await;
         let agent = app.agent(&["all"]).await;
         let id = enqueue(&client, "anything", json!({}), "work").await;
         let detail = settled(&client, id).await;
@@ -149,7 +149,7 @@ async fn a_second_answer_and_one_for_another_request_are_refused() {
             "[functions.rogue]\ncommand = ['{{scripted}}', '{manner}']\n{}",
             INPUT.replace("[\"scripted\"]", "[\"rogue\"]"),
         ));
-        let client = app.client();
+        let client = app.client().await;
         let agent = app.agent(&["all"]).await;
         let id = enqueue(&client, "anything", json!({}), "work").await;
         assert_eq!(settled(&client, id).await.record.state, State::Succeeded, "{manner}");
@@ -165,7 +165,7 @@ async fn a_second_answer_and_one_for_another_request_are_refused() {
 #[tokio::test]
 async fn control_sequences_of_a_function_never_reach_a_terminal() {
     let app = App::new(INPUT);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let evil = "\u{1b}[2J\u{1b}]0;owned\u{7}hello\u{9b}31m";
     let id = enqueue(&client, "say", json!({"text": evil}), "work").await;

@@ -26,7 +26,7 @@ max_tasks_per_child = 2
 #[tokio::test]
 async fn the_soft_limit_tells_the_function_and_the_hard_limit_kills_it() {
     let app = App::new(LIMITS);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let ledger = app.path().join("ledger");
     let polite = enqueue(&client, "nap", json!({"ms": 60_000, "ledger": ledger}), "short").await;
@@ -44,7 +44,7 @@ async fn the_soft_limit_tells_the_function_and_the_hard_limit_kills_it() {
 #[tokio::test]
 async fn a_task_may_lower_its_time_limit() {
     let app = App::new(LIMITS);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let args = serde_json::value::RawValue::from_string(json!({"ms": 60_000, "stubborn": true}).to_string()).unwrap();
     let task = client.enqueue_named("nap".parse().unwrap(), args).queue("work");
@@ -56,7 +56,7 @@ async fn a_task_may_lower_its_time_limit() {
 #[tokio::test]
 async fn a_snooze_spends_no_attempt() {
     let app = App::new(LIMITS);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "snooze", json!({"times": 5, "ms": 1}), "work").await;
     let detail = settled(&client, id).await;
@@ -67,7 +67,7 @@ async fn a_snooze_spends_no_attempt() {
 #[tokio::test]
 async fn a_retry_comes_after_the_delay_that_the_function_asked_for() {
     let app = App::new(LIMITS);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "fail", json!({"times": 1, "after_ms": 300}), "work").await;
     let detail = settled(&client, id).await;
@@ -81,7 +81,7 @@ async fn a_retry_comes_after_the_delay_that_the_function_asked_for() {
 #[tokio::test]
 async fn a_delayed_task_waits_and_then_runs() {
     let app = App::new(LIMITS);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let args = serde_json::value::RawValue::from_string("{}".into()).unwrap();
     let task = client.enqueue_named("noop".parse().unwrap(), args).queue("work").delay(Duration::from_millis(700));
@@ -96,7 +96,7 @@ async fn a_delayed_task_waits_and_then_runs() {
 #[tokio::test]
 async fn a_process_is_replaced_after_its_tasks_or_when_it_holds_too_much_memory() {
     let app = App::new(LIMITS);
-    let client = app.client();
+    let client = app.client().await;
     let fresh = app.agent(&["fresh"]).await;
     let mut pids: Vec<u32> = Vec::new();
     for _ in 0..4 {
@@ -123,7 +123,7 @@ async fn a_process_is_replaced_after_its_tasks_or_when_it_holds_too_much_memory(
 #[tokio::test]
 async fn what_a_function_prints_is_kept_with_its_attempt_and_capped() {
     let app = App::new(LIMITS);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "say", json!({"text": "a line of output", "nap_ms": 3000}), "work").await;
     reached(&client, id, State::Running).await;
@@ -146,7 +146,7 @@ async fn what_a_function_prints_is_kept_with_its_attempt_and_capped() {
 #[tokio::test]
 async fn a_large_output_travels_as_a_blob() {
     let app = App::new(LIMITS);
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "big", json!({"bytes": 3_000_000}), "work").await;
     assert_eq!(settled(&client, id).await.record.state, State::Succeeded);

@@ -20,7 +20,7 @@ concurrency = 1
 #[tokio::test]
 async fn two_agents_share_a_queue() {
     let app = App::new(SHARED);
-    let client = app.client();
+    let client = app.client().await;
     let one = app.agent(&["light", "--name", "one"]).await;
     let two = app.agent(&["light", "--name", "two"]).await;
     let first = enqueue(&client, "nap", json!({"ms": 60_000}), "light").await;
@@ -50,7 +50,7 @@ async fn a_name_that_a_live_worker_holds_is_refused() {
 #[tokio::test]
 async fn a_long_task_never_delays_a_short_one() {
     let app = App::new(SHARED);
-    let client = app.client();
+    let client = app.client().await;
     let heavy = app.agent(&["heavy"]).await;
     let light = app.agent(&["light"]).await;
     let long = enqueue(&client, "nap", json!({"ms": 60_000}), "heavy").await;
@@ -71,7 +71,7 @@ async fn a_long_task_never_delays_a_short_one() {
 #[tokio::test]
 async fn a_task_on_a_queue_that_nobody_serves_says_so_and_starts_when_somebody_does() {
     let app = App::new(SHARED);
-    let client = app.client();
+    let client = app.client().await;
     let id = enqueue(&client, "noop", json!({}), "light").await;
     let why = client.why_waiting(id).await.unwrap().unwrap().to_string();
     assert!(why.contains("no worker serves queue light"), "{why}");
@@ -86,7 +86,7 @@ async fn a_task_on_a_queue_that_nobody_serves_says_so_and_starts_when_somebody_d
 #[tokio::test]
 async fn a_producer_enqueues_and_lists_while_agents_write() {
     let app = App::new(SHARED);
-    let client = app.client();
+    let client = app.client().await;
     let heavy = app.agent(&["heavy"]).await;
     let light = app.agent(&["light"]).await;
     let long = enqueue(&client, "steps", json!({"total": 100_000, "ms": 1}), "heavy").await;
@@ -116,7 +116,7 @@ async fn a_producer_enqueues_and_lists_while_agents_write() {
 #[tokio::test]
 async fn a_function_enqueues_tasks_of_its_own() {
     let app = App::new("[queues.default]\n[workers.all]\nqueues = [\"default\"]\n");
-    let client = app.client();
+    let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "family", json!({"children": 3}), "default").await;
     settled(&client, id).await;

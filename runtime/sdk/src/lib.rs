@@ -42,7 +42,7 @@
 //! * [`Context`] has what a handler needs of its host: progress, checkpoints, cancellation, blobs,
 //!   other tasks. [`testing`] runs a handler without any host in three lines.
 //!
-//! The producer needs only the type (feature `client`, or `local` for the embedded backend):
+//! The producer needs only the type (feature `client`, with `local` for the embedded backend and `aws` for AWS):
 //! `client.enqueue(TrainModel { … }).await?.output().await?`.
 //!
 //! ```no_run
@@ -52,7 +52,7 @@
 //! # #[derive(serde::Serialize, serde::Deserialize)] struct TrainModel { dataset: String, epochs: u32 }
 //! # impl Task for TrainModel { const NAME: &'static str = "train_model"; type Output = f64; }
 //! # async fn produce() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = rhubarb::Client::open("rhubarb.toml")?;
+//! let client = rhubarb::Client::open("rhubarb.toml").await?;
 //! let training = client.enqueue(TrainModel { dataset: "digits".into(), epochs: 30 }).max_attempts(2).await?;
 //! println!("task {} gave {}", training.id(), training.output().await?);
 //! # Ok(())

@@ -6,7 +6,7 @@
 mod enqueue;
 mod error;
 mod handle;
-#[cfg(feature = "local")]
+#[cfg(any(feature = "local", feature = "aws"))]
 mod open;
 mod queues;
 mod waiting;
@@ -34,7 +34,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-#[cfg(feature = "local")]
+#[cfg(any(feature = "local", feature = "aws"))]
 pub use self::open::OpenError;
 pub use self::{
     enqueue::{ENQUEUE_WINDOW, ToBackend},

@@ -1,4 +1,4 @@
-//! Opens a client by the folder of a project, over the embedded backend.
+//! Opens a client by the folder of a project, over the backend that its configuration names.
 
 use std::{
     env, fs, io,
@@ -7,10 +7,9 @@ use std::{
 };
 
 use rhubarb_core::{
-    backend::StoreError,
-    config::{Backend as Kind, Config, Durability, Mistakes, Overrides, Vars},
+    backend::{Backend, StoreError},
+    config::{Backend as Kind, Config, Mistakes, Overrides, Vars},
 };
-use rhubarb_local::{LocalBackend, Options};
 
 use super::Client;
 
@@ -33,7 +32,7 @@ pub enum OpenError {
     Config(#[from] Mistakes),
     /// The configuration names a backend that this program does not link.
     #[error(
-        "{path} names the backend `{backend}`: this program links `local` only; make the backend and use `Client::new`"
+        "{path} names the backend `{backend}`, which this program does not link: add the feature `{backend}` of `rhubarb`"
     )]
     Backend {
         /// The file.
@@ -57,30 +56,40 @@ impl Vars for Environment {
 
 impl Client {
     /// Opens a client by `rhubarb.toml`, or by the folder it lies in. Agents of other processes on the
-    /// same folder run what it enqueues.
+    /// same folder, or the same application on AWS, run what it enqueues. Over AWS, region, credentials and
+    /// endpoint come from the standard variables and files.
     ///
     /// # Errors
     ///
-    /// The file cannot be read or has mistakes, or the store cannot be opened.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+    /// The file cannot be read or has mistakes, or the backend cannot be opened.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let file = if path.is_dir() { path.join(FILE) } else { path.to_owned() };
         let text = fs::read_to_string(&file).map_err(|source| OpenError::Read { path: file.clone(), source })?;
         let config = Config::parse(&text, &Environment, &Overrides::default())
             .map_err(|mistakes| mistakes.in_file(file.display().to_string()))?;
-        if config.app.backend != Kind::Local {
-            return Err(OpenError::Backend { path: file, backend: config.app.backend.as_str() });
-        }
-        let folder = file.parent().unwrap_or(Path::new("")).join(&config.app.dir);
-        let backend = LocalBackend::open(folder, options(&config))?;
-        Ok(Self::new(Arc::new(backend), Arc::new(config)))
+        let backend: Arc<dyn Backend> = match config.app.backend {
+            #[cfg(feature = "local")]
+            Kind::Local => Arc::new(local(&file, &config)?),
+            #[cfg(feature = "aws")]
+            Kind::Aws => Arc::new(rhubarb_aws::AwsBackend::connect(&config, rhubarb_aws::AwsOptions::default()).await?),
+            #[cfg(not(all(feature = "local", feature = "aws")))]
+            other => return Err(OpenError::Backend { path: file, backend: other.as_str() }),
+        };
+        Ok(Self::new(backend, Arc::new(config)))
     }
 }
 
-fn options(config: &Config) -> Options {
+#[cfg(feature = "local")]
+fn local(file: &Path, config: &Config) -> Result<rhubarb_local::LocalBackend, StoreError> {
+    use rhubarb_core::config::Durability;
+    let folder = file.parent().unwrap_or(Path::new("")).join(&config.app.dir);
     let durability = match config.app.durability {
         Durability::Normal => rhubarb_local::Durability::Normal,
         Durability::Full => rhubarb_local::Durability::Full,
     };
-    Options { durability, ..Options::default() }
+    rhubarb_local::LocalBackend::open(
+        folder,
+        rhubarb_local::Options { durability, ..rhubarb_local::Options::default() },
+    )
 }
