@@ -1,0 +1,120 @@
+"""Puts the application's template on an emulator, with the commands that a real account is given.
+
+The template is the very file that goes to AWS; only its parameters differ. The zips go to a bucket
+under a prefix made from their contents, so that changed code changes the functions and the same
+code changes nothing. What broke off half-way is finished by the next run.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from local_aws import ROOT, Mistake, client, install
+
+TEMPLATE = ROOT / "infra" / "template.yaml"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What goes where. `functions_endpoint` is the emulator as the functions see it."""
+
+    endpoint: str
+    functions_endpoint: str
+    template: Path
+    zips: Path
+    stack: str
+
+    def run(self):
+        """Uploads the zips and creates or updates the stack."""
+        if not self.template.is_file():
+            raise Mistake(f"{self.template} is missing: `rhubarb deploy template` writes it")
+        zips = sorted(self.zips.glob("*.zip"))
+        if not zips:
+            raise Mistake(f"{self.zips} holds no zip: `rhubarb package` writes them")
+        bucket, prefix = f"{self.stack}-code", _digest(zips)
+        self._upload(zips, bucket, prefix)
+        self._deploy_stack(
+            CodeBucket=bucket,
+            CodePrefix=f"{prefix}/",
+            EndpointUrl=self.functions_endpoint,
+            Compute="false",
+        )
+
+    def _upload(self, zips: list[Path], bucket: str, prefix: str):
+        if bucket not in self._aws("s3", "ls"):
+            self._aws("s3", "mb", f"s3://{bucket}")
+        present = self._aws("s3", "ls", f"s3://{bucket}", "--recursive")
+        for path in zips:
+            if f"{prefix}/{path.name}" not in present:
+                self._aws("s3", "cp", "--quiet", str(path), f"s3://{bucket}/{prefix}/{path.name}")
+
+    def _deploy_stack(self, **parameters: str):
+        overrides = [f"{name}={value}" for name, value in parameters.items()]
+        try:
+            self._aws(
+                *("cloudformation", "deploy", "--no-fail-on-empty-changeset"),
+                *("--stack-name", self.stack, "--template-file", str(self.template)),
+                *("--capabilities", "CAPABILITY_NAMED_IAM"),
+                *("--parameter-overrides", *overrides),
+            )
+        except Mistake as mistake:
+            raise Mistake(f"{mistake}\n{self._refusals()}") from None
+
+    def _refusals(self) -> str:
+        failed = "StackEvents[?contains(ResourceStatus, 'FAILED')]"
+        shown = "[LogicalResourceId, ResourceType, ResourceStatusReason]"
+        events = ("cloudformation", "describe-stack-events", "--stack-name", self.stack)
+        try:
+            return self._aws(*events, "--query", f"{failed}.{shown}", "--output", "text")
+        except Mistake:
+            return "The stack has no events."
+
+    def _aws(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [_aws_cli(), *arguments],
+            env={**client.bare_environment(), **client.variables(self.endpoint), "AWS_PAGER": ""},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr).strip()
+            raise Mistake(f"aws {' '.join(arguments[:2])} on {self.endpoint}:\n{said}")
+        return done.stdout
+
+
+def default_stack() -> str:
+    """Returns <app>-<stage> of `rhubarb.toml`, which the names of everything else begin with."""
+    app = tomllib.loads((ROOT / "rhubarb.toml").read_text())["app"]
+    return f"{app['name']}-{app.get('stage', 'dev')}"
+
+
+def package() -> Path:
+    """Builds the zips of the light functions and returns their folder."""
+    print("building the functions' zips …", file=sys.stderr)
+    command = ["cargo", "run", "--quiet", "--package", "rhubarb-cli", "--features", "aws", "--"]
+    done = subprocess.run([*command, "package"], cwd=ROOT, stdout=sys.stderr)
+    if done.returncode != 0:
+        raise Mistake("`rhubarb package` failed; see above, or start with --no-deploy")
+    return ROOT / "target" / "lambda"
+
+
+def _digest(files: list[Path]) -> str:
+    whole = hashlib.sha256()
+    for path in files:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        whole.update(f"{path.name} {content}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+def _aws_cli() -> str:
+    ours = install.VENV / "bin" / "aws"
+    found = str(ours) if os.access(ours, os.X_OK) else shutil.which("aws")
+    if not found:
+        raise Mistake("the AWS CLI is missing: `localstack/up` installs it, or put `aws` on PATH")
+    return found
