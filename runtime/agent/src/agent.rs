@@ -163,6 +163,7 @@ impl Agent {
             worker: worker.clone(),
             functions,
             renew_within: RENEW_WITHIN,
+            listener: None,
         };
         let mut host = Host::new(parts);
         host.warm_up().await;

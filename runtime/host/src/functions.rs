@@ -19,7 +19,7 @@ use rhubarb_core::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    process::{FunctionProcess, ProcessSpec},
+    process::{FunctionProcess, OnLine, ProcessSpec},
     routes::{ProcessRoutes, Shared},
 };
 
@@ -174,7 +174,8 @@ impl Functions {
         };
         self.check_pause(function)?;
         let routes = Arc::new(ProcessRoutes::new(Arc::clone(&self.shared)));
-        match FunctionProcess::start(Arc::clone(&spec.process), Arc::clone(&routes) as _).await {
+        let on_line = self.on_line(function, &routes);
+        match FunctionProcess::start_heard(Arc::clone(&spec.process), Arc::clone(&routes) as _, on_line).await {
             Ok(process) => {
                 tracing::debug!(function.name = %function, process.id = process.id(), "started a process of function {function}");
                 let child = Arc::new(Child {
@@ -199,6 +200,13 @@ impl Functions {
                 Err(NoProcess::CannotStart(error))
             }
         }
+    }
+
+    /// Leads what a process prints to whoever listens, with the tasks that it has in hand.
+    fn on_line(&self, function: &FunctionName, routes: &Arc<ProcessRoutes>) -> Option<OnLine> {
+        let listener = self.shared.listener.clone()?;
+        let (function, routes) = (function.clone(), Arc::clone(routes));
+        Some(Box::new(move |line| listener.printed(&function, &routes.in_flight(), line)))
     }
 
     fn check_pause(&self, function: &FunctionName) -> Result<(), NoProcess> {

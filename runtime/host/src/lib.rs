@@ -5,6 +5,7 @@
 //! * [`functions`]: the functions of a worker and the pool of their processes.
 //! * [`pipeline`]: open, keep, invoke, settle: one for every feeder.
 //! * [`attempt`], [`keeper`], [`judge`]: one attempt in flight, its lease, what it came to.
+//! * [`listener`]: what a feeder hears while the host works.
 //! * [`routes`]: what a function may ask of its host.
 //! * [`sweep`]: brings back what fell silent, rings what is due, forgets what is old.
 
@@ -12,6 +13,7 @@ pub mod attempt;
 pub mod functions;
 pub mod judge;
 pub mod keeper;
+pub mod listener;
 pub mod pipeline;
 pub mod process;
 pub mod routes;

@@ -31,6 +31,7 @@ use crate::{
     functions::{Child, FunctionSpec, Functions, NoProcess},
     judge,
     keeper::{Keeper, Kept},
+    listener::Listener,
     routes::Shared,
     runtime_api::{Answer, Invocation, InvocationEnd},
 };
@@ -67,6 +68,17 @@ pub struct HostParts {
     pub functions: BTreeMap<FunctionName, FunctionSpec>,
     /// No lease goes longer without a renewal than this.
     pub renew_within: Duration,
+    /// Who hears what it does, if anybody does.
+    pub listener: Option<Arc<dyn Listener>>,
+}
+
+/// When an invocation's time is up, where the place that the host runs in gives it only so much.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// From here on functions are told to stop, and nothing more is begun.
+    pub tell: Instant,
+    /// What still runs here is killed; the rest of the time is for settling.
+    pub kill: Instant,
 }
 
 /// An attempt whose lease is kept.
@@ -98,14 +110,17 @@ enum End {
     TimedOut,
     /// It was told to stop, did not within its grace, and was killed.
     Stopped,
+    /// It ran when the time of the place was up, and was killed.
+    Cut,
 }
 
 impl Host {
     /// A host of these parts; nothing is started.
     #[must_use]
     pub fn new(parts: HostParts) -> Self {
-        let HostParts { backend, config, id, worker, functions, renew_within } = parts;
-        let shared = Arc::new(Shared::new(Arc::clone(&backend), Arc::clone(&config), id));
+        let HostParts { backend, config, id, worker, functions, renew_within, listener } = parts;
+        let shared = Shared { listener, ..Shared::new(Arc::clone(&backend), Arc::clone(&config), id) };
+        let shared = Arc::new(shared);
         let slots = usize::try_from(worker.concurrency.unwrap_or(1)).unwrap_or(1).max(1);
         let routes = worker.queues.iter().filter_map(|queue| Some((queue.clone(), config.routes(queue)?)));
         Self {
@@ -164,8 +179,22 @@ impl Host {
 
     /// Runs a batch. Returns when its slot is free again; settling goes on behind it.
     pub async fn run(&self, batch: Batch) {
+        self.run_within(batch, None).await;
+    }
+
+    /// Runs a batch in a place whose time is up at `cut`: what has not ended by then goes back and spends no
+    /// attempt. Returns when its slot is free again; settling goes on behind it.
+    pub async fn run_until(&self, batch: Batch, cut: Cut) {
+        self.run_within(batch, Some(cut)).await;
+    }
+
+    async fn run_within(&self, batch: Batch, cut: Option<Cut>) {
         for (function, group) in self.group(&batch.queue, batch.held).await {
-            self.invoke(&batch.queue, &function, group).await;
+            if cut.is_some_and(|cut| Instant::now() >= cut.tell) {
+                self.settle_unbegun(group).await;
+            } else {
+                self.invoke(&batch.queue, &function, group, cut).await;
+            }
         }
     }
 
@@ -272,17 +301,20 @@ impl Host {
         groups.into_iter().map(|(function, group, _)| (function, group)).collect()
     }
 
-    async fn invoke(&self, queue: &QueueConfig, function: &FunctionName, group: Vec<Held>) {
+    async fn invoke(&self, queue: &QueueConfig, function: &FunctionName, group: Vec<Held>, cut: Option<Cut>) {
         let tasks_max = self.shared.config.max_tasks_per_child(&self.worker, function, queue);
-        let mut place = match self.functions.place(function, tasks_max).await {
-            Ok(place) => place,
-            Err(none) => return self.settle_without_process(function, group, &none).await,
+        let place = before(cut, self.functions.place(function, tasks_max)).await;
+        let mut place = match place {
+            Some(Ok(place)) => place,
+            Some(Err(none)) => return self.settle_without_process(function, group, &none).await,
+            None => return self.settle_unbegun(group).await,
         };
         place.ran(group.len());
         let child = Arc::clone(&place.child);
         let request_id = uuid::Uuid::now_v7().to_string();
         let grace = self.functions.spec(function).map_or(Duration::ZERO, |spec| spec.config.shutdown_grace);
-        let end = self.converse(&child, queue, function, &group, &request_id, grace).await;
+        let clock = Clock::new(queue, &group, grace, cut);
+        let end = self.converse(&child, queue, function, &group, &request_id, clock).await;
         let output = child.process.take_output(&request_id);
         let log = Log { text: output.text, dropped: output.dropped_bytes };
         // The slot is free from here: settling goes on behind it.
@@ -300,9 +332,8 @@ impl Host {
         function: &FunctionName,
         group: &[Held],
         request_id: &str,
-        grace: Duration,
+        mut clock: Clock,
     ) -> End {
-        let limits = Limits::of(queue, group, Instant::now());
         let attempts: Vec<Arc<Attempt>> = group.iter().map(|held| Arc::clone(&held.attempt)).collect();
         let _registered = child.routes.register(&attempts);
         for attempt in &attempts {
@@ -314,13 +345,12 @@ impl Host {
         }
         let invocation = Invocation::new(
             request_id.to_owned(),
-            SystemTime::now() + limits.hard.saturating_duration_since(Instant::now()),
+            SystemTime::now() + clock.end().saturating_duration_since(Instant::now()),
             event_of(group, &self.shared.queue_arn(&queue.name)).into(),
             self.shared.function_arn(function),
         );
         let answer = child.process.invoke(invocation);
         tokio::pin!(answer);
-        let mut clock = Clock { limits, grace, told_soft: false, told_at: None };
         loop {
             tokio::select! {
                 biased;
@@ -337,6 +367,16 @@ impl Host {
                 return end;
             }
         }
+    }
+
+    /// Hands back what the time of the place left no room for. Who was to run alone still is.
+    async fn settle_unbegun(&self, group: Vec<Held>) {
+        let settlements = group.into_iter().map(|held| {
+            let why = Cow::Borrowed("the time of its invocation was up before it began");
+            let outcome = Outcome::Interrupted { alone: held.attempt.won.row.alone, why };
+            (held, outcome, Log::default())
+        });
+        self.settle(settlements.collect()).await;
     }
 
     async fn settle_without_process(&self, function: &FunctionName, group: Vec<Held>, none: &NoProcess) {
@@ -358,9 +398,9 @@ impl Host {
     async fn settle(&self, settlements: Vec<(Held, Outcome, Log)>) {
         // The semaphore is never closed.
         let room = Arc::clone(&self.settle_room).acquire_owned().await.ok();
-        let backend = Arc::clone(&self.shared.backend);
+        let shared = Arc::clone(&self.shared);
         self.settling.spawn(async move {
-            settle(&*backend, settlements).await;
+            settle(&shared, settlements).await;
             drop(room);
         });
     }
@@ -374,15 +414,17 @@ struct Limits {
 }
 
 impl Limits {
-    /// A lone record has its own limits; several share one, since nobody outside sees which one runs.
-    fn of(queue: &QueueConfig, group: &[Held], now: Instant) -> Self {
+    /// A lone record has its own limits; several share one, since nobody outside sees which one runs. Where
+    /// the place cuts an invocation off, the allowance to settle in is already kept back.
+    fn of(queue: &QueueConfig, group: &[Held], is_cut: bool, now: Instant) -> Self {
         if let [only] = group {
             let policy = &only.attempt.policy;
             return Self { soft: Some(now + policy.soft_timeout), hard: now + policy.timeout };
         }
         let parallel = usize::try_from(queue.parallel).unwrap_or(1).max(1);
         let rounds = u32::try_from(group.len().div_ceil(parallel)).unwrap_or(u32::MAX);
-        Self { soft: None, hard: now + queue.timeout.saturating_mul(rounds) + SETTLE_ALLOWANCE }
+        let allowance = if is_cut { Duration::ZERO } else { SETTLE_ALLOWANCE };
+        Self { soft: None, hard: now + queue.timeout.saturating_mul(rounds) + allowance }
     }
 }
 
@@ -390,19 +432,41 @@ impl Limits {
 struct Clock {
     limits: Limits,
     grace: Duration,
+    cut: Option<Cut>,
     told_soft: bool,
+    told_cut: bool,
     told_at: Option<Instant>,
 }
 
 impl Clock {
+    fn new(queue: &QueueConfig, group: &[Held], grace: Duration, cut: Option<Cut>) -> Self {
+        let limits = Limits::of(queue, group, cut.is_some(), Instant::now());
+        Self { limits, grace, cut, told_soft: false, told_cut: false, told_at: None }
+    }
+
+    /// When the invocation has ended, one way or another.
+    fn end(&self) -> Instant {
+        self.cut.map_or(self.limits.hard, |cut| cut.kill.min(self.limits.hard))
+    }
+
     fn wake(&self) -> Instant {
         let soft = self.limits.soft.filter(|_| !self.told_soft);
         let kill = self.told_at.map(|at| at + self.grace);
-        [soft, kill].into_iter().flatten().fold(self.limits.hard, Instant::min)
+        let cut = self.cut.map(|cut| if self.told_cut { cut.kill } else { cut.tell });
+        [soft, kill, cut].into_iter().flatten().fold(self.limits.hard, Instant::min)
     }
 
     /// What is due now; an end means: kill it.
     fn strike(&mut self, attempts: &[Arc<Attempt>], now: Instant) -> Option<End> {
+        if let Some(cut) = self.cut {
+            if now >= cut.kill && cut.kill <= self.limits.hard {
+                return Some(End::Cut);
+            }
+            if now >= cut.tell && !self.told_cut {
+                self.told_cut = true;
+                attempts.iter().for_each(|attempt| attempt.stop(Stop::Shutdown));
+            }
+        }
         if now >= self.limits.hard {
             return Some(End::TimedOut);
         }
@@ -417,9 +481,18 @@ impl Clock {
         }
         if stops().any(|stop| matches!(stop, Stop::Requested | Stop::Shutdown)) {
             let told_at = *self.told_at.get_or_insert(now);
-            return (now >= told_at + self.grace).then_some(End::Stopped);
+            let end = if self.told_cut { End::Cut } else { End::Stopped };
+            return (now >= told_at + self.grace).then_some(end);
         }
         None
+    }
+}
+
+/// What comes of `work` before the time of the place is up.
+async fn before<T>(cut: Option<Cut>, work: impl Future<Output = T>) -> Option<T> {
+    match cut {
+        None => Some(work.await),
+        Some(cut) => tokio::time::timeout_at(cut.kill.into(), work).await.ok(),
     }
 }
 
@@ -500,6 +573,7 @@ fn judge_all(child: &Child, group: &[Held], end: End, inline_bytes_max: usize) -
             [only] => vec![judge::timed_out(&only.attempt, fastrand::f64())],
             _ => alone(group, "the invocation it shared passed its time limit"),
         },
+        End::Cut => cut_off(group),
         End::Stopped => each(&|attempt| match attempt.stopped() {
             Some(_) => judge::stopped(attempt, fastrand::f64()),
             None => Outcome::Interrupted { alone: true, why: "the invocation it shared was stopped".into() },
@@ -516,6 +590,18 @@ fn died(group: &[Held], kind: &str, what: &str) -> Vec<Outcome> {
     }
 }
 
+/// The time of the place was up. What was to be stopped anyway is stopped; of several, each goes on alone,
+/// under limits of its own.
+fn cut_off(group: &[Held]) -> Vec<Outcome> {
+    let outcome = |held: &Held| match held.attempt.stopped() {
+        Some(Stop::Requested | Stop::Lost) => judge::stopped(&held.attempt, fastrand::f64()),
+        Some(Stop::Timeout | Stop::Shutdown) | None => {
+            Outcome::Interrupted { alone: group.len() > 1, why: Cow::Borrowed("the time of its invocation was up") }
+        }
+    };
+    group.iter().map(outcome).collect()
+}
+
 fn alone(group: &[Held], why: &'static str) -> Vec<Outcome> {
     let outcome = |held: &Held| match held.attempt.stopped() {
         Some(_) => judge::stopped(&held.attempt, fastrand::f64()),
@@ -525,7 +611,8 @@ fn alone(group: &[Held], why: &'static str) -> Vec<Outcome> {
 }
 
 /// Writes outcomes until the store has them. Leases are kept until then: the holder is the holder.
-async fn settle(backend: &dyn Backend, settlements: Vec<(Held, Outcome, Log)>) {
+async fn settle(shared: &Shared, settlements: Vec<(Held, Outcome, Log)>) {
+    let backend = &*shared.backend;
     let reports: Vec<_> = settlements.iter().filter_map(|(held, _, _)| held.attempt.last_progress()).collect();
     if !reports.is_empty() {
         // Only shown to people; the outcome counts.
@@ -545,7 +632,10 @@ async fn settle(backend: &dyn Backend, settlements: Vec<(Held, Outcome, Log)>) {
         let answers = backend.finish(&finishes).await;
         let mut open = (Vec::new(), Vec::new());
         for ((held, finish), answer) in kept.into_iter().zip(finishes).zip(answers) {
-            if heed(&finish, answer) {
+            if heed(&finish, &answer) {
+                if let Some(listener) = &shared.listener {
+                    listener.settled(&finish, &answer);
+                }
                 drop(held.kept);
             } else {
                 open.0.push(held);
@@ -573,7 +663,7 @@ fn finish(attempt: &Attempt, outcome: Outcome, log: Log, hideable: Duration) -> 
 }
 
 /// Says what became of a settlement. Returns whether it is over.
-fn heed(finish: &Finish, answer: Result<Settled, StoreError>) -> bool {
+fn heed(finish: &Finish, answer: &Result<Settled, StoreError>) -> bool {
     let (id, outcome) = (finish.settlement.id, &finish.settlement.outcome);
     let queue = &finish.queue;
     match (answer, outcome.failure()) {

@@ -25,7 +25,7 @@ use rhubarb_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{attempt::Attempt, runtime_api, sweep::Sweep};
+use crate::{attempt::Attempt, listener::Listener, runtime_api, sweep::Sweep};
 
 /// The largest checkpoint, output or blob that a route takes.
 const CONTENT_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -47,13 +47,15 @@ pub struct Shared {
     pub worker: WorkerId,
     /// The sweep, for the agent and for functions that may sweep.
     pub sweep: tokio::sync::Mutex<Sweep>,
+    /// Who hears what the host does, if anybody does.
+    pub listener: Option<Arc<dyn Listener>>,
 }
 
 impl Shared {
     /// What the processes of this worker share.
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, config: Arc<Config>, worker: WorkerId) -> Self {
-        Self { backend, config, worker, sweep: tokio::sync::Mutex::default() }
+        Self { backend, config, worker, sweep: tokio::sync::Mutex::default(), listener: None }
     }
 
     /// A queue's ARN as a function sees it, whichever backend it is.
@@ -153,6 +155,12 @@ impl ProcessRoutes {
     #[must_use]
     pub fn said(&self) -> Option<Vec<TaskName>> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The tasks that are in flight in this process.
+    #[must_use]
+    pub fn in_flight(&self) -> Vec<TaskId> {
+        self.attempts().keys().copied().collect()
     }
 
     /// Notes attempts that are in flight in this process.

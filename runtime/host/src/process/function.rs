@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::group::OwnedGroup;
+use super::lines::OnLine;
 use super::output::Output;
 use super::{
     CapturedOutput, ExitStatus, KILL_WAIT_MAX, LAST_WORDS_WAIT_MAX, MEMORY_CHECK_EVERY, ProcessSpec, StartError, memory,
@@ -49,8 +50,17 @@ impl FunctionProcess {
     ///
     /// On an error, and when the future is dropped, nothing is left running.
     pub async fn start(spec: Arc<ProcessSpec>, routes: Arc<dyn Routes>) -> Result<Self, StartError> {
+        Self::start_heard(spec, routes, None).await
+    }
+
+    /// As [`start`](Self::start), and tells each line that the process prints, as it is read.
+    pub async fn start_heard(
+        spec: Arc<ProcessSpec>,
+        routes: Arc<dyn Routes>,
+        on_line: Option<OnLine>,
+    ) -> Result<Self, StartError> {
         let began = Instant::now();
-        let mut process = Self::launch(spec, routes).await?;
+        let mut process = Self::launch(spec, routes, on_line).await?;
         if let Err(error) = process.wait_until_ready().await {
             process.kill().await;
             return Err(error);
@@ -157,9 +167,13 @@ impl FunctionProcess {
         ExitReport { status, forced, output_tail: self.output.tail(), left_behind }
     }
 
-    async fn launch(spec: Arc<ProcessSpec>, routes: Arc<dyn Routes>) -> Result<Self, StartError> {
+    async fn launch(
+        spec: Arc<ProcessSpec>,
+        routes: Arc<dyn Routes>,
+        on_line: Option<OnLine>,
+    ) -> Result<Self, StartError> {
         let prepare = |source| StartError::Prepare { function: spec.function.clone(), source };
-        let (output, stdout, stderr) = Output::open(spec.output_bytes_max).map_err(prepare)?;
+        let (output, stdout, stderr) = Output::open(spec.output_bytes_max, on_line).map_err(prepare)?;
         let output = Arc::new(output);
         let exchange = Arc::new(Exchange::new(spec.concurrency, Arc::clone(&output) as _));
         let server = Server::start(Arc::clone(&exchange), routes).await.map_err(prepare)?;

@@ -10,6 +10,7 @@ mod error;
 mod function;
 mod group;
 mod guard;
+mod lines;
 mod memory;
 mod output;
 mod spec;
@@ -18,6 +19,7 @@ mod terminal;
 
 pub use error::StartError;
 pub use function::{ExitReport, FunctionProcess};
+pub use lines::OnLine;
 pub use output::CapturedOutput;
 pub use spec::ProcessSpec;
 pub use status::ExitStatus;

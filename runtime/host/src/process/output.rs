@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::net::unix::pipe;
 
+use super::lines::{Lines, OnLine};
 use super::{CAPTURES_KEPT_MAX, OUTPUT_TAIL_BYTES};
 use crate::runtime_api::Watcher;
 
@@ -50,6 +51,8 @@ struct Captures {
     in_flight: Vec<(String, Clipped)>,
     ended: VecDeque<(String, Clipped)>,
     buffer: Box<[u8]>,
+    /// Who is told while it is read.
+    lines: Option<Lines>,
 }
 
 /// What a read of the pipe has found.
@@ -63,12 +66,12 @@ enum Found {
 impl Output {
     /// Opens a pipe and returns its two write ends, for standard output and standard error. Must be
     /// called within a tokio runtime.
-    pub(super) fn open(bytes_max: usize) -> io::Result<(Self, Stdio, Stdio)> {
+    pub(super) fn open(bytes_max: usize, on_line: Option<OnLine>) -> io::Result<(Self, Stdio, Stdio)> {
         let (reader, writer) = io::pipe()?;
         let errors = writer.try_clone()?;
         let output = Self {
             pipe: pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?,
-            captures: Mutex::new(Captures::new(bytes_max)),
+            captures: Mutex::new(Captures { lines: on_line.map(Lines::new), ..Captures::new(bytes_max) }),
         };
         Ok((output, writer.into(), errors.into()))
     }
@@ -78,6 +81,7 @@ impl Output {
         while self.pipe.readable().await.is_ok() {
             let found = self.captures().read(|buffer| self.pipe.try_read(buffer));
             if found == Found::End {
+                self.captures().flush_lines();
                 return;
             }
         }
@@ -120,6 +124,7 @@ impl Watcher for Output {
     fn answered(&self, request_id: &str) {
         let mut captures = self.captures();
         captures.drain(&self.pipe);
+        captures.flush_lines();
         captures.end(request_id);
     }
 }
@@ -132,6 +137,7 @@ impl Captures {
             in_flight: Vec::new(),
             ended: VecDeque::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            lines: None,
         }
     }
 
@@ -164,7 +170,16 @@ impl Captures {
         for (_, clipped) in &mut self.in_flight {
             clipped.append(bytes);
         }
+        if let Some(lines) = &mut self.lines {
+            lines.read(bytes);
+        }
         Found::Bytes(count)
+    }
+
+    fn flush_lines(&mut self) {
+        if let Some(lines) = &mut self.lines {
+            lines.flush();
+        }
     }
 
     fn begin(&mut self, request_id: &str) {
