@@ -2,13 +2,16 @@
 //! chain, time limits and retries set on purpose.
 //!
 //! A call that is refused, throttled or cut off is tried three times in all with jittered pauses; after
-//! that the caller decides. A long poll is allowed its twenty seconds.
+//! that the caller decides. A long poll is allowed its twenty seconds. Every request is counted
+//! ([`Connection::requests`]), the repeated ones too: they are what AWS bills.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+
+use crate::requests::Requests;
 
 /// Tries of one call: the first and two more.
 const TRIES: u32 = 3;
@@ -30,23 +33,33 @@ pub struct Connection {
     pub(crate) config: SdkConfig,
     /// For clients that are not AWS's own: the object store.
     pub(crate) http: SharedHttpClient,
+    /// To be given to every client as an interceptor.
+    pub(crate) requests: Requests,
 }
 
 impl Connection {
     /// Reads region, endpoint and credentials' source from the standard places. Connects to nothing yet.
     pub async fn load(options: &ConnectOptions) -> Self {
-        let http =
-            aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-        let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(http.clone())
-            .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
-            .timeout_config(
-                TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build(),
-            );
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http_client());
         if let Some(url) = &options.endpoint_url {
             loader = loader.endpoint_url(url);
         }
-        Self { config: loader.load().await, http }
+        Self::new(loader.load().await)
+    }
+
+    /// A connection with a configuration of one's own: region, endpoint and credentials are taken as they are,
+    /// and so is its HTTP client where it has one. Retries and time limits are ours.
+    #[must_use]
+    pub fn new(config: SdkConfig) -> Self {
+        let http = config.http_client().unwrap_or_else(http_client);
+        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
+        let config = config
+            .into_builder()
+            .http_client(http.clone())
+            .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
+            .timeout_config(timeouts)
+            .build();
+        Self { config, http, requests: Requests::default() }
     }
 
     /// The region, if one is configured.
@@ -54,4 +67,14 @@ impl Connection {
     pub fn region(&self) -> Option<&Region> {
         self.config.region()
     }
+
+    /// How many requests its clients have sent so far, by operation: `SQS.ReceiveMessage`.
+    #[must_use]
+    pub fn requests(&self) -> BTreeMap<String, u64> {
+        self.requests.counts()
+    }
+}
+
+fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }

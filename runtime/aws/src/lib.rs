@@ -2,5 +2,6 @@
 
 mod connect;
 mod error;
+mod requests;
 
 pub use connect::{ConnectOptions, Connection};
