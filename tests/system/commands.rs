@@ -50,8 +50,6 @@ async fn every_option_of_enqueue_reaches_the_task() {
         id,
         "--idempotency-key",
         "k",
-        "--ordering-key",
-        "o",
         "--fairness-key",
         "f",
         "--concurrency-key",
@@ -65,8 +63,12 @@ async fn every_option_of_enqueue_reaches_the_task() {
     let spec = detail.spec.unwrap();
     assert_eq!((spec.timeout_ms, spec.max_attempts), (Some(30_000), Some(2)));
     assert_eq!(spec.args.get(), r#"{"value": 7}"#);
-    let keys = [spec.idempotency_key, spec.ordering_key, spec.fairness_key, spec.concurrency_key];
-    assert_eq!(keys.map(Option::unwrap), ["k", "o", "f", "c"]);
+    let keys = [spec.idempotency_key, spec.fairness_key, spec.concurrency_key];
+    assert_eq!(keys.map(Option::unwrap), ["k", "f", "c"]);
+    // Order is kept by FIFO queues alone.
+    let ran = app.run(&["enqueue", "echo", "--ordering-key", "o"]).await;
+    assert_ne!(ran.code, Some(0));
+    assert!(ran.stderr.contains("`ordering_key`") && ran.stderr.contains("fifo = true"), "{}", ran.stderr);
     // The same id again is an error that shows the task.
     let ran = app.run(&["enqueue", "echo", "--id", id]).await;
     assert_ne!(ran.code, Some(0));

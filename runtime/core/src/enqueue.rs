@@ -102,6 +102,7 @@ impl NewTask {
             .map_err(|error| StoreError::Invalid(error.to_string()))?;
         let Some(policy) = config.policy(&queue, &self.task) else { return Err(StoreError::NoQueue(queue)) };
         self.check_keys(limits)?;
+        self.check_order(&queue, config.queue(&queue).is_some_and(|queue| queue.fifo))?;
         let not_before = match (self.delay, self.not_before) {
             (Some(_), Some(_)) => return invalid("`delay` and `not_before` (eta) are both given: keep one"),
             (Some(delay), None) => Some(now.after(delay)),
@@ -144,6 +145,26 @@ impl NewTask {
         envelope.trace = self.trace;
         envelope.producer = self.producer;
         Ok(Prepared { envelope, queue, window: self.window, inline_bytes_max: limits.inline_bytes_max })
+    }
+
+    /// What SQS would refuse or silently leave out, by the kind of queue.
+    fn check_order(&self, queue: &QueueName, is_fifo: bool) -> Result<(), StoreError> {
+        if !is_fifo && self.ordering_key.is_some() {
+            return invalid(format!(
+                "`ordering_key` is given, and queue {queue} keeps no order: add `fifo = true` to [queues.{queue}], or leave it out"
+            ));
+        }
+        if is_fifo && self.fairness_key.is_some() {
+            return invalid(format!(
+                "`fairness_key` does not go with the FIFO queue {queue}: use `ordering_key`, or leave it out"
+            ));
+        }
+        if is_fifo && (self.delay.is_some() || self.not_before.is_some()) {
+            return invalid(format!(
+                "`delay` and `not_before` (eta) do not go with the FIFO queue {queue}: SQS delays no single message there"
+            ));
+        }
+        Ok(())
     }
 
     fn check_keys(&self, limits: &Limits) -> Result<(), StoreError> {
@@ -206,7 +227,7 @@ mod tests {
     use crate::config::{NoVars, Overrides};
 
     fn prepare(change: impl FnOnce(&mut NewTask)) -> Result<Prepared, String> {
-        let text = "[app]\nname = \"shop\"\n[queues.high]\nmax_attempts = 3\ntimeout = \"1m\"\nfunctions = [\"f\"]\n[functions.f]\npackage = \"f\"\n";
+        let text = "[app]\nname = \"shop\"\n[queues.high]\nmax_attempts = 3\ntimeout = \"1m\"\nfunctions = [\"f\"]\n[queues.ordered]\nfifo = true\nfunctions = [\"f\"]\n[functions.f]\npackage = \"f\"\n";
         let config = Config::parse(text, &NoVars, &Overrides::default()).map_err(|error| error.to_string())?;
         let mut task = NewTask::new(TaskName::new("t").unwrap(), RawValue::from_string("{}".into()).unwrap());
         change(&mut task);
@@ -240,6 +261,27 @@ mod tests {
         assert!(
             prepare(|task| task.idempotency_key = Some("k".repeat(129))).unwrap_err().contains("`idempotency_key`")
         );
+    }
+
+    #[test]
+    fn order_and_delay_are_refused_where_the_queue_has_none() {
+        let ordered = || QueueName::new("ordered").ok();
+        let key = || Some("k".to_owned());
+        assert!(prepare(|task| (task.queue, task.ordering_key) = (ordered(), key())).is_ok());
+        let refusal = prepare(|task| task.ordering_key = key()).unwrap_err();
+        assert!(refusal.contains("`ordering_key`") && refusal.contains("fifo = true"), "{refusal}");
+        assert!(prepare(|task| task.fairness_key = key()).is_ok());
+        assert!(
+            prepare(|task| (task.queue, task.fairness_key) = (ordered(), key()))
+                .unwrap_err()
+                .contains("`fairness_key`")
+        );
+        assert!(
+            prepare(|task| (task.queue, task.delay) = (ordered(), Some(Duration::from_secs(5))))
+                .unwrap_err()
+                .contains("`delay`")
+        );
+        assert!(prepare(|task| (task.queue, task.not_before) = (ordered(), Some(Timestamp(2_000_000)))).is_err());
     }
 
     #[test]

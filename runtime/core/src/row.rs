@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{FencingToken, WorkerId},
-    limits::{DOORBELL_PATIENCE, INTERRUPTIONS_MAX, Limits, SNOOZES_MAX},
+    limits::{DOORBELL_AGE_MAX, DOORBELL_PATIENCE, INTERRUPTIONS_MAX, Limits, SNOOZES_MAX},
     outcome::{Failure, Outcome},
     time::{LeaseTime, Now, Timestamp},
 };
@@ -239,6 +239,12 @@ pub struct Row {
     pub expires: Option<Timestamp>,
     /// When the sweep must ring its doorbell; `None` while a doorbell is known to be out.
     pub ring_at: Option<Timestamp>,
+    /// The number of its newest doorbell, from 1: each write that leaves it to be rung takes the next. What
+    /// is sent and what is noted carry it, so that a late note of an older bell silences no newer one, and a
+    /// FIFO queue never takes a new bell for one it has seen.
+    pub rings: u32,
+    /// When the doorbell that is out was sent, or earlier.
+    pub rung_at: Timestamp,
     /// Somebody asked the holder to stop.
     pub cancel_asked: bool,
     /// The next attempt runs in an invocation of its own.
@@ -347,6 +353,8 @@ pub struct Settled {
     pub state: State,
     /// The token now: raised where the holder handed the task back.
     pub fence: FencingToken,
+    /// The number of its newest doorbell: of the one to be rung, where the task is to be delivered again.
+    pub rings: u32,
     /// The task is to be delivered again, this much later.
     pub again_in: Option<Duration>,
     /// Why the task was buried, where the outcome alone does not say it.
@@ -364,6 +372,8 @@ impl Row {
         limits: &Limits,
     ) -> Self {
         let late = not_before.filter(|at| *at > now);
+        // A delay that the queue can hold counts as rung: the message goes out with the row.
+        let ring_at = late.filter(|at| at.since(now) > limits.delay_max).map(|at| at.before(limits.delay_max));
         Self {
             state: if late.is_some() { State::Scheduled } else { State::Queued },
             fence: FencingToken(0),
@@ -373,8 +383,9 @@ impl Row {
             queued_at: now,
             not_before: late,
             expires,
-            // A delay that the queue can hold counts as rung: the message goes out with the row.
-            ring_at: late.filter(|at| at.since(now) > limits.delay_max).map(|at| at.before(limits.delay_max)),
+            ring_at,
+            rings: 1,
+            rung_at: ring_at.unwrap_or(now),
             cancel_asked: false,
             alone: false,
             interruptions: 0,
@@ -518,7 +529,7 @@ impl Row {
     fn close(&mut self, step: Move, buried: Option<Failure>) -> Result<Settled, Refused> {
         let state = self.state.after(step).ok_or(self.refused())?;
         self.end(state);
-        Ok(Settled { state, fence: self.fence, again_in: None, buried })
+        Ok(self.settled(None, buried))
     }
 
     fn end(&mut self, state: State) {
@@ -533,16 +544,28 @@ impl Row {
         let step = if delay.is_zero() { Move::GiveBack } else { Move::Retry };
         self.state = self.state.after(step).ok_or(self.refused())?;
         self.fence = self.fence.next();
-        self.hold = None;
+        let held = self.hold.take();
         self.queued_at = now.epoch;
         self.not_before = (!delay.is_zero()).then(|| now.epoch.after(delay));
-        self.ring_at = Some(now.epoch.after(delay).before(limits.delay_max).max(now.epoch));
-        Ok(Settled { state: self.state, fence: self.fence, again_in: Some(delay), buried: None })
+        let ring_at = now.epoch.after(delay).before(limits.delay_max).max(now.epoch);
+        self.unring(ring_at);
+        // The message of mode `message` is made to come back, and does not get younger by it.
+        if held.is_some_and(|hold| hold.ack == AckMode::Lease) {
+            self.rung_at = ring_at;
+        }
+        Ok(self.settled(Some(delay), None))
     }
 
-    /// Notes that the doorbell of a row with this token has been rung (or is out in another way).
-    pub fn rung(&mut self, fence: FencingToken) {
-        if self.fence == fence && !self.state.is_settled() {
+    /// Leaves the row to be rung, by a doorbell of the next number.
+    fn unring(&mut self, at: Timestamp) {
+        self.ring_at = Some(at);
+        self.rings = self.rings.saturating_add(1);
+    }
+
+    /// Notes that the doorbell of this number has been rung (or is out in another way). A late note of an
+    /// older one changes nothing.
+    pub fn rung(&mut self, fence: FencingToken, rings: u32) {
+        if self.fence == fence && self.rings == rings && !self.state.is_settled() {
             self.ring_at = None;
         }
     }
@@ -573,8 +596,11 @@ impl Row {
         };
         self.state = self.state.after(Move::Reap).ok_or(self.refused())?;
         self.queued_at = now.epoch;
-        self.ring_at = Some(now.epoch.after(wait));
-        Ok(Settled { state: self.state, fence: self.fence, again_in: wait.is_zero().then_some(wait), buried: None })
+        self.unring(now.epoch.after(wait));
+        if wait.is_zero() {
+            self.rung_at = now.epoch;
+        }
+        Ok(self.settled(wait.is_zero().then_some(wait), None))
     }
 
     /// Cancels a task that nobody holds; asks the holder of one that runs.
@@ -616,21 +642,43 @@ impl Row {
         self.queued_at = now;
         self.not_before = None;
         self.expires = None;
-        self.ring_at = Some(now);
-        Ok(Settled { state: self.state, fence: self.fence, again_in: Some(Duration::ZERO), buried: None })
+        self.ring_anew(now);
+        Ok(self.settled(Some(Duration::ZERO), None))
     }
 
     /// Rings a rung row again whose doorbell is taken for lost: its queue has stood empty for
     /// [`DOORBELL_PATIENCE`], and it has been available for longer than that.
     pub fn doorbell_lost(&mut self, now: Timestamp) -> bool {
         let available = self.not_before.unwrap_or(self.queued_at).max(self.queued_at);
-        let lost = self.ring_at.is_none()
-            && matches!(self.state, State::Queued | State::Retrying | State::Scheduled)
-            && available.after(DOORBELL_PATIENCE) <= now;
+        let lost = self.is_rung() && available.after(DOORBELL_PATIENCE) <= now;
         if lost {
-            self.ring_at = Some(now);
+            self.ring_anew(now);
         }
         lost
+    }
+
+    /// Rings a rung row again whose doorbell is so old ([`DOORBELL_AGE_MAX`]) that the queue will soon forget
+    /// it. Returns whether it did.
+    pub fn doorbell_aged(&mut self, now: Timestamp) -> bool {
+        let aged = self.is_rung() && self.rung_at.after(DOORBELL_AGE_MAX) <= now;
+        if aged {
+            self.ring_anew(now);
+        }
+        aged
+    }
+
+    /// True if it waits, and only a doorbell that is out brings it back.
+    const fn is_rung(&self) -> bool {
+        self.ring_at.is_none() && matches!(self.state, State::Queued | State::Retrying | State::Scheduled)
+    }
+
+    fn ring_anew(&mut self, now: Timestamp) {
+        self.unring(now);
+        self.rung_at = now;
+    }
+
+    const fn settled(&self, again_in: Option<Duration>, buried: Option<Failure>) -> Settled {
+        Settled { state: self.state, fence: self.fence, rings: self.rings, again_in, buried }
     }
 
     const fn refused(&self) -> Refused {

@@ -8,7 +8,7 @@ use std::{borrow::Cow, time::Duration};
 use proptest::prelude::*;
 use rhubarb_core::{
     ids::{FencingToken, WorkerId},
-    limits::{DOORBELL_PATIENCE, INTERRUPTIONS_MAX, Limits, SNOOZES_MAX},
+    limits::{DOORBELL_AGE_MAX, DOORBELL_PATIENCE, INTERRUPTIONS_MAX, Limits, SNOOZES_MAX},
     outcome::{Failure, Outcome},
     row::{AckMode, Claim, ClaimTerms, Disposition, Move, Renewed, Row, State},
     time::{LeaseTime, Now, Timestamp},
@@ -564,10 +564,80 @@ mod ringing {
             let held = row.fence;
             let settled = row.settle(held, &failed(Some(delay)), at(10), &LIMITS).unwrap();
             assert_eq!(row.ring_at, Some(at(ring_at).epoch), "{delay}");
-            row.rung(held);
+            assert_eq!((settled.rings, row.rings), (2, 2), "the first went out with the row");
+            row.rung(held, 2);
             assert!(row.ring_at.is_some(), "an older holder's bell");
-            row.rung(settled.fence);
+            row.rung(settled.fence, 1);
+            assert!(row.ring_at.is_some(), "an older bell");
+            row.rung(settled.fence, 2);
             assert_eq!(row.ring_at, None);
+        }
+    }
+
+    #[test]
+    fn a_late_note_of_the_bell_of_an_earlier_reap_silences_no_newer_one() {
+        let mut row = running(AckMode::Lease);
+        let first = row.reap(row.fence, at(30).lease, at(31)).unwrap();
+        assert!(matches!(row.renew(row.fence, at(32)), Renewed::Kept { .. }));
+        let second = row.reap(row.fence, at(62).lease, at(63)).unwrap();
+        assert_eq!((first.fence, first.rings + 1), (second.fence, second.rings));
+        row.rung(first.fence, first.rings);
+        assert!(row.ring_at.is_some());
+        row.rung(second.fence, second.rings);
+        assert_eq!(row.ring_at, None);
+    }
+
+    #[test]
+    fn whatever_leaves_a_row_to_be_rung_takes_the_next_number() {
+        let mut row = queued();
+        assert!(row.doorbell_lost(at(100).epoch));
+        assert_eq!(row.rings, 2);
+        row.rung(row.fence, 2);
+        assert!(row.doorbell_lost(at(200).epoch));
+        assert_eq!(row.rings, 3);
+        claim(&mut row, AckMode::Message, 1, at(200));
+        assert_eq!((row.rings, row.ring_at), (3, None));
+        row.settle(row.fence, &failed(None), at(201), &LIMITS).unwrap();
+        assert_eq!(row.rings, 3);
+        assert_eq!(row.redrive(at(202).epoch).unwrap().rings, 4);
+    }
+
+    fn age(seconds: i64) -> Timestamp {
+        at(seconds + i64::try_from(DOORBELL_AGE_MAX.as_secs()).unwrap()).epoch
+    }
+
+    #[test]
+    fn a_doorbell_rings_again_before_its_queue_forgets_it() {
+        let mut row = queued();
+        assert!(!row.doorbell_aged(age(-1)));
+        assert!(row.doorbell_aged(age(0)));
+        assert_eq!((row.ring_at, row.rings), (Some(age(0)), 2));
+        assert!(!row.doorbell_aged(age(1)), "it is due already");
+        row.rung(row.fence, 2);
+        assert!(!row.doorbell_aged(age(1)), "the new one is young");
+    }
+
+    #[test]
+    fn a_doorbell_ages_from_when_it_was_sent() {
+        let mut late = Row::submitted(None, Some(at(90_000).epoch), None, at(0).epoch, &LIMITS);
+        late.rung(late.fence, 1);
+        assert!(!late.doorbell_aged(age(89_099)) && late.doorbell_aged(age(89_100)));
+        let retried = |ack| {
+            let mut row = running(ack);
+            row.settle(row.fence, &failed(Some(50)), at(20), &LIMITS).unwrap();
+            row.rung(row.fence, row.rings);
+            row
+        };
+        assert!(!retried(AckMode::Lease).doorbell_aged(age(19)) && retried(AckMode::Lease).doorbell_aged(age(20)));
+        assert!(retried(AckMode::Message).doorbell_aged(age(0)), "the old message came back, as old as it is");
+    }
+
+    #[test]
+    fn what_runs_or_is_settled_has_no_doorbell_to_age() {
+        let mut cancelled = queued();
+        cancelled.cancel().unwrap();
+        for mut row in [running(AckMode::Lease), running(AckMode::Message), cancelled] {
+            assert!(!row.doorbell_aged(age(1_000_000)));
         }
     }
 
@@ -691,8 +761,9 @@ enum Event {
     Renew(u8),
     Settle(u8, usize),
     Reap { as_seen: bool },
-    Rung(u8),
+    Rung(u8, u8),
     DoorbellLost,
+    DoorbellAged,
     Cancel,
     Purge,
     Redrive,
@@ -707,8 +778,9 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0_u8..3).prop_map(Event::Renew),
         4 => (0_u8..3, 0_usize..9).prop_map(|(age, outcome)| Event::Settle(age, outcome)),
         2 => any::<bool>().prop_map(|as_seen| Event::Reap { as_seen }),
-        1 => (0_u8..3).prop_map(Event::Rung),
+        1 => (0_u8..3, 0_u8..3).prop_map(|(age, rings)| Event::Rung(age, rings)),
         1 => Just(Event::DoorbellLost),
+        1 => Just(Event::DoorbellAged),
         1 => Just(Event::Cancel),
         1 => Just(Event::Purge),
         1 => Just(Event::Redrive),
@@ -804,9 +876,16 @@ proptest! {
                         prop_assert_eq!(&row, &before);
                     }
                 }
-                Event::Rung(age) => row.rung(token(age)),
+                Event::Rung(age, rings) => {
+                    let bell = (token(age), before.rings.saturating_sub(rings.into()));
+                    row.rung(bell.0, bell.1);
+                    prop_assert!(row == before || bell == (before.fence, before.rings), "an older bell was noted");
+                }
                 Event::DoorbellLost => {
                     row.doorbell_lost(now.epoch);
+                }
+                Event::DoorbellAged => {
+                    row.doorbell_aged(now.epoch);
                 }
                 Event::Cancel => {
                     let answer = row.cancel();
@@ -828,6 +907,9 @@ proptest! {
             let left = before.state.is_settled() && row.state != before.state;
             prop_assert!(!left || row.redriven > before.redriven, "{} became {}", before.state, row.state);
             prop_assert!(row.fence >= before.fence, "the token fell");
+            let is_unrung_anew = row.ring_at.is_some() && row.ring_at != before.ring_at;
+            let taken = row.rings - before.rings;
+            prop_assert!(taken == 1 || (taken == 0 && !is_unrung_anew), "bell {} after {}", row.rings, before.rings);
             prop_assert!(!row.state.is_settled() || row.ring_at.is_none(), "a settled task would be rung");
             prop_assert!(row.state != State::Running || row.hold.is_some());
             prop_assert_eq!(row.attempt, ledger.begun - ledger.given_back, "attempts are begun less given back");

@@ -21,6 +21,9 @@ use serde::Serialize;
 /// Rows of one kind that one sweep takes at most; the rest is for the next.
 const STEP: usize = 1000;
 
+/// How often a sweep looks for doorbells that their queue will soon forget: there is a day for it.
+const OLD_DOORBELLS_EVERY: Duration = Duration::from_secs(60 * 60);
+
 /// What one sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Swept {
@@ -28,7 +31,7 @@ pub struct Swept {
     pub reaped: usize,
     /// Doorbells rung.
     pub rung: usize,
-    /// Rung rows whose doorbell was taken for lost.
+    /// Rung rows whose doorbell was taken for lost, or was so old that its queue would soon forget it.
     pub lost: u64,
     /// Waiting tasks cancelled because their queue was purged.
     pub purged: u64,
@@ -41,11 +44,17 @@ pub struct Sweep {
     began: Instant,
     reaper: Reaper,
     empty_since: HashMap<QueueName, Instant>,
+    looked_for_old: HashMap<QueueName, Instant>,
 }
 
 impl Default for Sweep {
     fn default() -> Self {
-        Self { began: Instant::now(), reaper: Reaper::new(), empty_since: HashMap::new() }
+        Self {
+            began: Instant::now(),
+            reaper: Reaper::new(),
+            empty_since: HashMap::new(),
+            looked_for_old: HashMap::new(),
+        }
     }
 }
 
@@ -65,10 +74,11 @@ impl Sweep {
     ) -> Result<Swept, StoreError> {
         let reaped = self.reap(backend).await;
         let purged = cancel_purged(backend).await;
+        let aged = self.find_old_doorbells(backend, queues).await;
         let lost = self.find_lost_doorbells(backend, queues).await;
         let rung = ring(backend, now).await;
         let forgotten = forget(backend).await;
-        Ok(Swept { reaped: reaped?, rung: rung?, lost: lost?, purged: purged?, forgotten: forgotten? })
+        Ok(Swept { reaped: reaped?, rung: rung?, lost: lost? + aged?, purged: purged?, forgotten: forgotten? })
     }
 
     async fn reap(&mut self, backend: &dyn Backend) -> Result<usize, StoreError> {
@@ -98,6 +108,22 @@ impl Sweep {
             }
         }
         Ok(reaped)
+    }
+
+    async fn find_old_doorbells(&mut self, backend: &dyn Backend, queues: &[QueueName]) -> Result<u64, StoreError> {
+        let mut aged = 0;
+        for queue in queues {
+            if self.looked_for_old.get(queue).is_some_and(|at| at.elapsed() < OLD_DOORBELLS_EVERY) {
+                continue;
+            }
+            let found = backend.tasks().doorbells_aged(queue, STEP).await?;
+            aged += found;
+            // As many as were asked for: there may be more.
+            if found < STEP as u64 {
+                self.looked_for_old.insert(queue.clone(), Instant::now());
+            }
+        }
+        Ok(aged)
     }
 
     async fn find_lost_doorbells(&mut self, backend: &dyn Backend, queues: &[QueueName]) -> Result<u64, StoreError> {

@@ -299,18 +299,18 @@ impl Transaction<'_> {
         match receipt {
             Some(receipt @ Receipt::Message { .. }) => {
                 if self.extend(receipt, delay.min(hideable))?.is_ok() {
-                    record.row.rung(settled.fence);
+                    record.row.rung(settled.fence, settled.rings);
                 }
             }
             Some(Receipt::Bell { receives, .. }) if record.bell.is_out() && record.bell.receives == receives => {
                 record.bell.at = Some(now.after(delay.min(hideable)).as_millis());
-                record.row.rung(settled.fence);
+                record.row.rung(settled.fence, settled.rings);
             }
             // Mode `lease`, or the message has gone: rung anew if that is soon, else the sweep does it.
             Some(Receipt::Bell { .. }) | None => {
                 if delay <= self.limits().delay_max {
                     record.bell.ring(now.after(delay), now);
-                    record.row.rung(settled.fence);
+                    record.row.rung(settled.fence, settled.rings);
                 }
             }
         }

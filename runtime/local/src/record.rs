@@ -30,16 +30,16 @@ macro_rules! columns {
         "seq, id, task, queue, submitted, state, fence, attempt, max_attempts, flags, queued_at, not_before, expires, \
          ring_at, interruptions, snoozes, redriven, lease_boot, lease_until, lease_ms, bell_at, bell_sent, \
          bell_receives, bell_received, bell_first_received, last_fence, last_attempt, last_worker, last_started, \
-         last_ended, last_outcome, settled_at, forget_at"
+         last_ended, last_outcome, settled_at, forget_at, rings, rung_at"
     };
 }
 pub(crate) use columns;
 
 /// How many [`columns!`] there are.
-pub(crate) const COLUMN_COUNT: usize = 33;
+pub(crate) const COLUMN_COUNT: usize = 35;
 
 /// How many numbers of a row change.
-pub(crate) const NUMBERS: usize = 29;
+pub(crate) const NUMBERS: usize = 31;
 
 const CANCEL_ASKED: i64 = 1;
 const ALONE: i64 = 2;
@@ -204,16 +204,19 @@ impl Record {
             received: time(row, 23)?,
             first_received: time(row, 24)?,
         };
+        let (queued_at, ring_at) = (Timestamp(row.get(10)?), time(row, 13)?);
         let row_of_core = Row {
             state,
             fence: FencingToken(number(row, 6)?),
             attempt: number(row, 7)?,
             max_attempts: number(row, 8)?,
             hold,
-            queued_at: Timestamp(row.get(10)?),
+            queued_at,
             not_before: time(row, 11)?,
             expires: time(row, 12)?,
-            ring_at: time(row, 13)?,
+            ring_at,
+            rings: number(row, 33)?,
+            rung_at: time(row, 34)?.unwrap_or(ring_at.unwrap_or(queued_at)),
             cancel_asked: flags & CANCEL_ASKED != 0,
             alone: flags & ALONE != 0,
             interruptions: number(row, 14)?,
@@ -296,6 +299,7 @@ impl Record {
         let as_kept = (row.queued_at, row.not_before, row.expires, row.ring_at)
             == (was.queued_at, was.not_before, was.expires, was.ring_at)
             && (row.interruptions, row.snoozes, row.redriven) == (was.interruptions, was.snoozes, was.redriven)
+            && (row.rings, row.rung_at) == (was.rings, was.rung_at)
             && self.bell.sent == self.was.bell.sent;
         let as_claimed = (row.fence, row.attempt, row.max_attempts) == (was.fence, was.attempt, was.max_attempts)
             && row.hold == was.hold
@@ -341,6 +345,8 @@ impl Record {
             last.and_then(|last| last.ending),
             ms(self.settled_at),
             ms(self.forget_at),
+            Some(row.rings.into()),
+            Some(row.rung_at.as_millis()),
         ]
     }
 

@@ -32,7 +32,7 @@ pub(crate) enum Extent {
 const SETTLEMENT: &str = "update task set state = ?2, flags = ?6, last_ended = ?26, last_outcome = ?27, \
     settled_at = ?28, forget_at = ?29 where seq = ?1";
 const SETTLEMENT_WITH_OUTPUT: &str = "update task set state = ?2, flags = ?6, last_ended = ?26, last_outcome = ?27, \
-    settled_at = ?28, forget_at = ?29, output = ?30 where seq = ?1";
+    settled_at = ?28, forget_at = ?29, output = ?32 where seq = ?1";
 const CLAIM: &str = "update task set state = ?2, fence = ?3, attempt = ?4, max_attempts = ?5, flags = ?6, \
     lease_boot = ?14, lease_until = ?15, lease_ms = ?16, bell_at = ?17, bell_receives = ?19, bell_received = ?20, \
     bell_first_received = ?21, last_fence = ?22, last_attempt = ?23, last_worker = ?24, last_started = ?25, \
@@ -41,7 +41,8 @@ const ALL: &str = "update task set state = ?2, fence = ?3, attempt = ?4, max_att
     queued_at = ?7, not_before = ?8, expires = ?9, ring_at = ?10, interruptions = ?11, snoozes = ?12, redriven = ?13, \
     lease_boot = ?14, lease_until = ?15, lease_ms = ?16, bell_at = ?17, bell_sent = ?18, bell_receives = ?19, \
     bell_received = ?20, bell_first_received = ?21, last_fence = ?22, last_attempt = ?23, last_worker = ?24, \
-    last_started = ?25, last_ended = ?26, last_outcome = ?27, settled_at = ?28, forget_at = ?29 where seq = ?1";
+    last_started = ?25, last_ended = ?26, last_outcome = ?27, settled_at = ?28, forget_at = ?29, rings = ?30, \
+    rung_at = ?31 where seq = ?1";
 
 impl Extent {
     const fn sql(self) -> &'static str {
@@ -59,7 +60,7 @@ impl Extent {
             Self::Claim => &[1, 2, 3, 4, 5, 6, 14, 15, 16, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27],
             Self::All => &[
                 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28,
-                29,
+                29, 30, 31,
             ],
         }
     }
@@ -205,7 +206,7 @@ impl Transaction<'_> {
         let numbers = record.numbers(self.boot);
         let mut save = self.prepare(SETTLEMENT_WITH_OUTPUT)?;
         bind(&mut save, Extent::Settlement, &numbers)?;
-        save.raw_bind_parameter(30, text)?;
+        save.raw_bind_parameter(NUMBERS + 1, text)?;
         save.raw_execute()?;
         self.note_change(record);
         Ok(())

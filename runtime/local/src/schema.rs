@@ -20,7 +20,7 @@ pub(crate) const NEVER: i64 = i64::MAX;
 const APPLICATION: i32 = 0x5248_5542;
 
 /// The steps, oldest first; version n is what the first n steps make.
-const MIGRATIONS: &[&str] = &[V1];
+const MIGRATIONS: &[&str] = &[V1, V2];
 
 const V1: &str = "
 create table store(only integer primary key check (only = 1), id blob not null);
@@ -145,6 +145,13 @@ create table role(
 ) without rowid;
 
 create table schedule(name text primary key, record text not null) without rowid;
+";
+
+/// A doorbell has a number, and one that is a message has an age. Without a time of its own it is as old as
+/// its row says by the time it became available.
+const V2: &str = "
+alter table task add column rings integer not null default 1;
+alter table task add column rung_at integer;
 ";
 
 /// What the file says about itself.

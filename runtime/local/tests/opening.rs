@@ -4,11 +4,13 @@
 
 mod common;
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use common::{spec, store};
 use rhubarb_core::{
-    backend::{Backend as _, StoreError},
+    backend::{Backend as _, StoreError, Take},
+    outcome::Outcome,
+    row::AckMode,
     time::Timestamp,
 };
 use rhubarb_local::{Durability, LocalBackend, Options};
@@ -38,7 +40,41 @@ fn a_newer_schema_is_refused_with_both_versions() {
     let connection = rusqlite::Connection::open(folder.path().join("store.db")).unwrap();
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);
-    assert!(matches!(open(folder.path()).map(|_| ()), Err(StoreError::NewerSchema { found: 99, known: 1 })));
+    assert!(matches!(open(folder.path()).map(|_| ()), Err(StoreError::NewerSchema { found: 99, known: 2 })));
+}
+
+/// Takes away what later versions have added.
+const AS_IN_VERSION_1: &str =
+    "alter table task drop column rings; alter table task drop column rung_at; pragma user_version = 1";
+
+#[tokio::test]
+async fn a_store_of_the_first_version_is_brought_up_to_date_and_goes_on() {
+    let store = store();
+    let (policy, worker) = (common::policy("q", AckMode::Lease), common::worker("w"));
+    let take = |max| Take { policy: &policy, worker: &worker, max, wait: Duration::ZERO };
+    store.backend.submit(&[spec("q", "1"), spec("q", "2"), spec("q", "3")], Timestamp(0)).await;
+    // One is settled, one runs, one waits.
+    let won = store.backend.take(take(2)).await.unwrap().won;
+    let done = common::finish(&won[0], "q", Outcome::Succeeded(None));
+    store.backend.finish(&[done]).await.remove(0).unwrap();
+    let common::Store { backend, clock, folder } = store;
+    drop(backend);
+    let file = || rusqlite::Connection::open(folder.path().join("store.db")).unwrap();
+    file().execute_batch(AS_IN_VERSION_1).unwrap();
+
+    let backend = LocalBackend::open(folder.path(), Options { clock: clock.clone(), ..Options::default() }).unwrap();
+    let version: u32 = file().query_row("pragma user_version", [], |row| row.get(0)).unwrap();
+    assert_eq!(version, 2);
+    clock.advance(Duration::from_secs(30));
+    let leases = backend.tasks().due_leases(10).await.unwrap();
+    assert_eq!(leases.iter().map(|lease| lease.id).collect::<Vec<_>>(), [won[1].id]);
+    assert_eq!(backend.tasks().reap(&leases).await.remove(0).unwrap().rings, 2, "its first went out with the row");
+    let rings = backend.tasks().due_rings(10).await.unwrap();
+    backend.ring(&rings, Timestamp(0)).await.remove(0).unwrap();
+    let mut attempts: Vec<u32> = backend.take(take(9)).await.unwrap().won.iter().map(|won| won.row.attempt).collect();
+    attempts.sort_unstable();
+    assert_eq!(attempts, [1, 2]);
+    assert_eq!(common::broken_invariants(folder.path()), Vec::<String>::new());
 }
 
 #[test]
@@ -102,11 +138,10 @@ async fn what_was_accepted_is_there_when_the_store_is_opened_again() {
 
 #[tokio::test]
 async fn a_lease_of_an_earlier_boot_has_ended() {
-    use rhubarb_core::{backend::Take, row::AckMode};
     let store = store();
     store.backend.submit(&[spec("q", "null")], Timestamp(0)).await.remove(0).unwrap();
     let (policy, worker) = (common::policy("q", AckMode::Lease), common::worker("w"));
-    let take = Take { policy: &policy, worker: &worker, max: 1, wait: std::time::Duration::ZERO };
+    let take = Take { policy: &policy, worker: &worker, max: 1, wait: Duration::ZERO };
     assert_eq!(store.backend.take(take).await.unwrap().won.len(), 1);
     assert!(store.backend.tasks().due_leases(10).await.unwrap().is_empty());
     store.clock.reboot();

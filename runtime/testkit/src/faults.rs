@@ -31,6 +31,7 @@ pub enum Verb {
     DueRings,
     Rung,
     DoorbellsLost,
+    DoorbellsAged,
     Cancel,
     Redrive,
     Queues,

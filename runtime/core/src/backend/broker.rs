@@ -82,6 +82,13 @@ pub trait Broker: Send + Sync {
     /// What this broker may be asked for.
     fn limits(&self) -> &Limits;
 
+    /// True if the queue keeps the order of each group and drops repeated deduplication ids: whoever knows
+    /// the queues knows this too. A broker without such queues says no.
+    fn is_fifo(&self, queue: &QueueName) -> bool {
+        let _ = queue;
+        false
+    }
+
     /// Makes sure that the queues exist and are as described. Idempotent.
     ///
     /// # Errors
@@ -240,6 +247,6 @@ impl Limits {
 }
 
 /// The characters of SQS's SendMessage: `#x9 | #xA | #xD | #x20-#xD7FF | #xE000-#xFFFD | #x10000-#x10FFFF`.
-const fn sqs_accepts(c: char) -> bool {
+pub(super) const fn sqs_accepts(c: char) -> bool {
     matches!(c, '\u{9}' | '\u{A}' | '\u{D}' | '\u{20}'..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..='\u{10FFFF}')
 }

@@ -6,14 +6,14 @@ use async_trait::async_trait;
 
 use crate::{
     backend::{
-        Blobs, Broker, ClaimRequest, Delivery, DueRing, Log, OutgoingMessage, Result, Schedules, Settlement,
-        StoreError, Submission, Submitted, Tasks, Window, WonRow, Workers,
+        Blobs, Broker, Delivery, Doorbell, DueRing, Log, OutgoingMessage, Result, Rung, Schedules, Settlement,
+        StoreError, Submission, Submitted, Tasks, Window, WonRow, Workers, claim_deliveries,
     },
-    envelope::{DecodeError, Envelope},
-    ids::{FencingToken, MessageId, QueueName, ReceiptHandle, TaskId, TaskName, WorkerId},
-    limits::{Limits, UNKNOWN_TASK_PATIENCE},
+    envelope::DecodeError,
+    ids::{MessageId, QueueName, ReceiptHandle, TaskId, TaskName, WorkerId},
+    limits::UNKNOWN_TASK_PATIENCE,
     outcome::{Failure, Outcome},
-    row::{AckMode, ClaimTerms, Disposition, Settled},
+    row::{AckMode, ClaimTerms, Settled},
     time::Timestamp,
 };
 
@@ -146,9 +146,9 @@ pub trait Backend: Send + Sync {
         let mut sends: BTreeMap<QueueName, Vec<(usize, OutgoingMessage)>> = BTreeMap::new();
         for (index, (submission, answer)) in submissions.iter().zip(&mut answers).enumerate() {
             let doorbell = match answer {
-                Ok(Submitted::New) => submission.doorbell(now, self.broker().limits()),
+                Ok(Submitted::New) => submission.doorbell(now, self.broker()),
                 // Accepted earlier, perhaps by a call that died before it sent.
-                Ok(Submitted::Exists(state)) if !state.is_settled() => submission.doorbell(now, self.broker().limits()),
+                Ok(Submitted::Exists(state)) if !state.is_settled() => submission.doorbell(now, self.broker()),
                 Ok(Submitted::Keyed(first)) => match doorbell_of_unbegun(self, *first, now).await {
                     Ok(doorbell) => doorbell,
                     Err(error) => {
@@ -183,69 +183,7 @@ pub trait Backend: Send + Sync {
         let broker = self.broker();
         let max = max.min(broker.limits().batch_max);
         let deliveries = broker.receive(&policy.queue, max, policy.lease, wait).await?;
-        let mut taken = Taken::default();
-        let mut readable: Vec<(Delivery, Envelope)> = Vec::with_capacity(deliveries.len());
-        let mut deletes = Vec::new();
-        let mut releases = Vec::new();
-        let mut poison = Vec::new();
-        for delivery in deliveries {
-            match Envelope::decode(&delivery.body, &delivery.message, policy.raw_task.as_ref()) {
-                Ok(envelope) => readable.push((delivery, envelope)),
-                Err(error) => match backoff_for_newer(&error, &delivery) {
-                    Some(delay) => releases.push((delivery.receipt, delay)),
-                    None => poison.push((delivery, error)),
-                },
-            }
-        }
-        taken.poisoned = poison.len();
-        let buried: Vec<(TaskId, String, Failure)> =
-            poison.iter().map(|(d, e)| (TaskId::of_message(&d.message), d.body.clone(), poison_failure(e))).collect();
-        let buried = self.tasks().bury_poison(&policy.queue, &buried).await;
-        deletes.extend(poison.into_iter().zip(buried).filter(|(_, b)| b.is_ok()).map(|((d, _), _)| d.receipt));
-        let requests: Vec<ClaimRequest<'_>> = readable
-            .iter()
-            .map(|(delivery, envelope)| ClaimRequest {
-                submission: Submission::new(envelope, policy.queue.clone(), Window::DEFAULT),
-                sent: delivery.sent,
-                terms: policy.terms(worker),
-            })
-            .collect();
-        let answers = self.tasks().claim(&requests).await;
-        let specs: Vec<Submission> = requests.into_iter().map(|request| request.submission).collect();
-        for (((delivery, envelope), answer), submission) in readable.into_iter().zip(answers).zip(specs) {
-            // A claim whose answer never came stays hidden until its visibility ends.
-            let Ok(answer) = answer else { continue };
-            let disposition = answer.claim.disposition(policy.ack, answer.now, broker.limits().visibility_max);
-            let kept = disposition == Disposition::Keep;
-            match disposition {
-                Disposition::Delete => deletes.push(delivery.receipt.clone()),
-                Disposition::Hide(time) => releases.push((delivery.receipt.clone(), time)),
-                Disposition::Keep => {}
-            }
-            match answer.won {
-                Some(row) => taken.won.push(Won {
-                    id: envelope.id,
-                    task: envelope.task,
-                    spec: submission.spec,
-                    message: delivery.message,
-                    receipt: kept.then_some(delivery.receipt),
-                    receive_count: delivery.receive_count,
-                    sent: delivery.sent,
-                    first_received: delivery.first_received,
-                    row,
-                }),
-                None => taken.idle += 1,
-            }
-        }
-        // Neither needs an answer: a message that is not deleted or released comes back and is answered
-        // Held, NotYet or Settled.
-        if !deletes.is_empty() {
-            broker.delete(&policy.queue, &deletes).await;
-        }
-        if !releases.is_empty() {
-            broker.release(&policy.queue, &releases).await;
-        }
-        Ok(taken)
+        Ok(claim_deliveries(self, policy, worker, deliveries).await.taken)
     }
 
     /// Returns when one of these queues may have something to take, or after `wait`: what an agent whose
@@ -264,10 +202,11 @@ pub trait Backend: Send + Sync {
     async fn finish(&self, finishes: &[Finish]) -> Vec<Result<Settled>> {
         let settlements: Vec<Settlement> = finishes.iter().map(|finish| finish.settlement.clone()).collect();
         let answers = self.tasks().settle(&settlements).await;
-        let mut rung: Vec<(TaskId, FencingToken)> = Vec::new();
+        let mut rung: Vec<Rung> = Vec::new();
         for (finish, answer) in finishes.iter().zip(&answers) {
             let Ok(settled) = answer else { continue };
             let queue = &finish.queue;
+            let bell = Rung { id: finish.settlement.id, fence: settled.fence, rings: settled.rings };
             match (&finish.receipt, settled.again_in) {
                 (Some(receipt), None) => {
                     self.broker().delete(queue, std::slice::from_ref(receipt)).await;
@@ -276,14 +215,14 @@ pub trait Backend: Send + Sync {
                     let hidden = delay.min(finish.hideable);
                     let answer = self.broker().release(queue, &[(receipt.clone(), hidden)]).await;
                     if answer.iter().all(Result::is_ok) {
-                        rung.push((finish.settlement.id, settled.fence));
+                        rung.push(bell);
                     }
                 }
                 // Mode `lease`: the message is gone. What is due soon is rung now; the sweep rings the
                 // rest when it is due, and this one too if the send fails.
                 (None, Some(delay)) if delay <= self.broker().limits().delay_max => {
-                    if self.ring_one(queue, finish.settlement.id, delay).await.is_ok() {
-                        rung.push((finish.settlement.id, settled.fence));
+                    if self.ring_one(queue, bell, delay).await.is_ok() {
+                        rung.push(bell);
                     }
                 }
                 (None, _) => {}
@@ -295,15 +234,16 @@ pub trait Backend: Send + Sync {
         answers
     }
 
-    /// Sends the doorbell of one row, whose spec is read first.
+    /// Sends the doorbell of one row, whose spec is read first. Does not note it as rung.
     ///
     /// # Errors
     ///
     /// The backend cannot be reached, or the row has gone.
-    async fn ring_one(&self, queue: &QueueName, id: TaskId, delay: Duration) -> Result<()> {
-        let detail = self.tasks().read(&[id]).await?.pop().flatten();
-        let spec = detail.and_then(|detail| detail.spec).ok_or(StoreError::NoTask(id))?;
-        let message = OutgoingMessage { body: spec.encode(), delay, ..OutgoingMessage::default() };
+    async fn ring_one(&self, queue: &QueueName, bell: Rung, delay: Duration) -> Result<()> {
+        let detail = self.tasks().read(&[bell.id]).await?.pop().flatten();
+        let spec = detail.and_then(|detail| detail.spec).ok_or(StoreError::NoTask(bell.id))?.encode();
+        let doorbell = Doorbell { id: bell.id, rings: bell.rings, spec: &spec, delay };
+        let message = doorbell.message(queue, self.broker());
         self.broker().send(queue, &[message]).await.into_iter().try_for_each(|sent| sent.map(drop))
     }
 
@@ -315,13 +255,13 @@ pub trait Backend: Send + Sync {
     async fn ring(&self, rings: &[DueRing], now: Timestamp) -> Vec<Result<()>> {
         let mut answers = Vec::with_capacity(rings.len());
         for ring in rings {
-            let delay =
-                ring.not_before.map_or(Duration::ZERO, |at| at.since(now)).min(self.broker().limits().delay_max);
-            let message = OutgoingMessage { body: ring.spec.clone(), delay, ..OutgoingMessage::default() };
+            let delay = ring.not_before.map_or(Duration::ZERO, |at| at.since(now));
+            let doorbell = Doorbell { id: ring.id, rings: ring.rings, spec: &ring.spec, delay };
+            let message = doorbell.message(&ring.queue, self.broker());
             let sent = self.broker().send(&ring.queue, &[message]).await;
             let answer = match sent.into_iter().find_map(Result::err) {
                 Some(error) => Err(error),
-                None => self.tasks().rung(&[(ring.id, ring.fence)]).await.into_iter().collect(),
+                None => self.tasks().rung(&[ring.rung()]).await.into_iter().collect(),
             };
             answers.push(answer);
         }
@@ -340,8 +280,9 @@ pub trait Backend: Send + Sync {
             let Ok(found) = self.tasks().read(&[*id]).await else { continue };
             let Some(detail) = found.into_iter().flatten().next() else { continue };
             // Not rung: the sweep does it.
-            if self.ring_one(&detail.record.queue, *id, Duration::ZERO).await.is_ok() {
-                self.tasks().rung(&[(*id, settled.fence)]).await;
+            let bell = Rung { id: *id, fence: settled.fence, rings: settled.rings };
+            if self.ring_one(&detail.record.queue, bell, Duration::ZERO).await.is_ok() {
+                self.tasks().rung(&[bell]).await;
             }
         }
         answers
@@ -374,14 +315,13 @@ impl Submission {
     /// The store counts a delay that the queue can hold as rung. The caller's clock may be behind the
     /// store's and find the same delay too long, so that one is sent up to twice the limit: a bell that
     /// comes early is answered NotYet.
-    fn doorbell(&self, now: Timestamp, limits: &Limits) -> Option<(QueueName, OutgoingMessage)> {
+    fn doorbell(&self, now: Timestamp, broker: &dyn Broker) -> Option<(QueueName, OutgoingMessage)> {
         let delay = self.not_before.map_or(Duration::ZERO, |at| at.since(now));
-        let message = OutgoingMessage {
-            body: self.spec.clone(),
-            delay: delay.min(limits.delay_max),
-            ..OutgoingMessage::default()
-        };
-        (delay <= limits.delay_max * 2).then(|| (self.queue.clone(), message))
+        if delay > broker.limits().delay_max * 2 {
+            return None;
+        }
+        let doorbell = Doorbell { id: self.id, rings: Doorbell::FIRST, spec: &self.spec, delay };
+        Some((self.queue.clone(), doorbell.message(&self.queue, broker)))
     }
 }
 
@@ -396,7 +336,7 @@ async fn doorbell_of_unbegun<B: Backend + ?Sized>(
     let has_begun = detail.record.state.is_settled() || !detail.attempts.is_empty();
     let Some(envelope) = detail.spec.filter(|_| !has_begun) else { return Ok(None) };
     let submission = Submission::new(&envelope, detail.record.queue, Window::DEFAULT);
-    Ok(submission.doorbell(now, backend.broker().limits()))
+    Ok(submission.doorbell(now, backend.broker()))
 }
 
 /// When a body that cannot be read is tried again; `None` buries it.

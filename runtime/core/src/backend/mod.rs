@@ -8,6 +8,8 @@
 
 mod blobs;
 mod broker;
+mod claim;
+mod doorbell;
 mod error;
 mod joined;
 mod schedules;
@@ -16,12 +18,14 @@ mod workers;
 
 pub use blobs::{BlobInfo, BlobKey, Blobs, sha256_hex};
 pub use broker::{Broker, Counts, Delivery, OutgoingMessage, QueueSpec};
+pub use claim::{Claimed, Fate, claim_deliveries};
+pub use doorbell::Doorbell;
 pub use error::{Result, StoreError};
 pub use joined::{Backend, ClaimPolicy, Finish, Purged, Take, Taken, Won, backoff_for_newer, poison_failure, too_late};
 pub use schedules::{ScheduleRecord, Schedules};
 pub use tasks::{
     AttemptRecord, ClaimAnswer, ClaimRequest, Cursor, DueLease, DueRing, Filter, IdempotencyKey, Log, Page, Progress,
-    QueueRow, Renewal, Report, Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks, Window,
-    WonRow,
+    QueueRow, Renewal, Report, Rung, Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
+    Window, WonRow,
 };
 pub use workers::{Heard, WorkerRecord, WorkerState, Workers};

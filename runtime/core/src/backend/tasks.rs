@@ -231,10 +231,31 @@ pub struct DueRing {
     pub queue: QueueName,
     /// Its token.
     pub fence: FencingToken,
+    /// The number of the doorbell to be rung.
+    pub rings: u32,
     /// Not before this.
     pub not_before: Option<Timestamp>,
     /// The message body.
     pub spec: String,
+}
+
+/// That a row's doorbell of this number has been rung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rung {
+    /// The task.
+    pub id: TaskId,
+    /// The row's token when its doorbell had to ring.
+    pub fence: FencingToken,
+    /// The doorbell's number.
+    pub rings: u32,
+}
+
+impl DueRing {
+    /// What is noted once it is rung.
+    #[must_use]
+    pub const fn rung(&self) -> Rung {
+        Rung { id: self.id, fence: self.fence, rings: self.rings }
+    }
 }
 
 /// Which tasks to list.
@@ -484,12 +505,13 @@ pub trait Tasks: Send + Sync {
     /// The store cannot be reached.
     async fn due_rings(&self, limit: usize) -> Result<Vec<DueRing>>;
 
-    /// Notes that doorbells have been rung.
+    /// Notes that doorbells have been rung. A row that has gone on since, or that another doorbell must ring
+    /// for by now, stays as it is; that is no error.
     ///
     /// # Errors
     ///
     /// Per item: the store cannot be reached; it will be rung once more.
-    async fn rung(&self, rings: &[(TaskId, FencingToken)]) -> Vec<Result<()>>;
+    async fn rung(&self, rung: &[Rung]) -> Vec<Result<()>>;
 
     /// Marks up to `limit` rung rows of a queue that has stood empty as unrung. Returns how many.
     ///
@@ -497,6 +519,15 @@ pub trait Tasks: Send + Sync {
     ///
     /// The store cannot be reached.
     async fn doorbells_lost(&self, queue: &QueueName, limit: usize) -> Result<u64>;
+
+    /// Marks up to `limit` rung rows of a queue as unrung whose doorbell is so old that the queue will soon
+    /// forget it ([`crate::row::Row::doorbell_aged`]). Returns how many. A store whose doorbells are never
+    /// forgotten leaves those alone.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn doorbells_aged(&self, queue: &QueueName, limit: usize) -> Result<u64>;
 
     /// Cancels tasks, or asks their holders to. Returns each one's state afterwards.
     ///

@@ -40,7 +40,7 @@ impl Transaction<'_> {
         record.reopen();
         if ring {
             record.bell.ring(self.epoch(), self.epoch());
-            record.row.rung(settled.fence);
+            record.row.rung(settled.fence, settled.rings);
         }
         self.save(&mut record)?;
         Ok(Ok(settled))

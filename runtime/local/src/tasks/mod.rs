@@ -19,11 +19,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rhubarb_core::{
     backend::{
-        ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Page, QueueRow, Renewal, Report, Result, Settlement,
-        StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
+        ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Page, QueueRow, Renewal, Report, Result, Rung,
+        Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
     },
     envelope::BlobRef,
-    ids::{FencingToken, QueueName, TaskId},
+    ids::{QueueName, TaskId},
     outcome::Failure,
     row::{Renewed, Settled, State},
     time::Timestamp,
@@ -113,15 +113,20 @@ impl Tasks for LocalBackend {
         self.inner.reads.read("find due tasks", move |snapshot| snapshot.due_rings(limit)).await
     }
 
-    async fn rung(&self, rings: &[(TaskId, FencingToken)]) -> Vec<Result<()>> {
-        self.each("note rung tasks", rings.to_vec(), |transaction, (id, fence)| transaction.rung(id, fence).map(Ok))
-            .await
+    async fn rung(&self, rung: &[Rung]) -> Vec<Result<()>> {
+        self.each("note rung tasks", rung.to_vec(), |transaction, rung| transaction.rung(rung).map(Ok)).await
     }
 
     async fn doorbells_lost(&self, queue: &QueueName, limit: usize) -> Result<u64> {
         let queue = queue.clone();
         let verb = move |transaction: &mut Transaction<'_>| transaction.doorbells_lost(&queue, limit);
         self.inner.writer.call("find lost doorbells", limit, verb).await
+    }
+
+    async fn doorbells_aged(&self, queue: &QueueName, limit: usize) -> Result<u64> {
+        let queue = queue.clone();
+        let verb = move |transaction: &mut Transaction<'_>| transaction.doorbells_aged(&queue, limit);
+        self.inner.writer.call("find old doorbells", limit, verb).await
     }
 
     async fn cancel(&self, ids: &[TaskId]) -> Vec<Result<State>> {

@@ -1,15 +1,18 @@
 //! What the sweep finds by the sparse indexes, and what it does about it.
 
 use rhubarb_core::{
-    backend::{DueLease, DueRing, Result, StoreError},
-    ids::{FencingToken, QueueName, TaskId},
-    row::Settled,
+    backend::{DueLease, DueRing, Result, Rung, StoreError},
+    ids::QueueName,
+    limits::DOORBELL_AGE_MAX,
+    row::{Row, Settled},
+    time::Timestamp,
 };
 use rusqlite::params;
 
 use super::submit::KEEP;
 use crate::{
     error::Fallible,
+    names::NameNo,
     reads::Snapshot,
     record::{COLUMN_COUNT, Ending, Reading, Record, columns},
     schema::NEVER,
@@ -83,8 +86,8 @@ impl Snapshot<'_> {
                 None => self.payload(record.seq, Payload::Spec)?.unwrap_or_default(),
             };
             let queue = self.name(record.queue)?.queue()?;
-            let (fence, not_before) = (record.row.fence, record.row.not_before);
-            due.push(DueRing { id: record.id, queue, fence, not_before, spec });
+            let Row { fence, rings, not_before, .. } = record.row;
+            due.push(DueRing { id: record.id, queue, fence, rings, not_before, spec });
         }
         Ok(due)
     }
@@ -111,9 +114,9 @@ impl Transaction<'_> {
     }
 
     /// Notes that a doorbell is out.
-    pub(crate) fn rung(&mut self, id: TaskId, fence: FencingToken) -> Fallible<()> {
-        if let Some(mut record) = self.find(id)? {
-            record.row.rung(fence);
+    pub(crate) fn rung(&mut self, rung: Rung) -> Fallible<()> {
+        if let Some(mut record) = self.find(rung.id)? {
+            record.row.rung(rung.fence, rung.rings);
             self.save(&mut record)?;
         }
         Ok(())
@@ -123,13 +126,33 @@ impl Transaction<'_> {
     /// looked at: here it is known which they are.
     pub(crate) fn doorbells_lost(&mut self, queue: &QueueName, limit: usize) -> Fallible<u64> {
         let Some(queue) = self.find_number(queue.as_str())? else { return Ok(0) };
+        let any_age = self.epoch().as_millis();
+        self.mark_unrung(queue, any_age, limit, Row::doorbell_lost)
+    }
+
+    /// Marks rows of a queue as unrung whose doorbell is a message that the queue will soon forget. A row's
+    /// own doorbell is never forgotten.
+    pub(crate) fn doorbells_aged(&mut self, queue: &QueueName, limit: usize) -> Fallible<u64> {
+        let Some(queue) = self.find_number(queue.as_str())? else { return Ok(0) };
+        let rung_before = self.epoch().before(DOORBELL_AGE_MAX).as_millis();
+        self.mark_unrung(queue, rung_before, limit, Row::doorbell_aged)
+    }
+
+    fn mark_unrung(
+        &mut self,
+        queue: NameNo,
+        rung_before: i64,
+        limit: usize,
+        mark: impl Fn(&mut Row, Timestamp) -> bool,
+    ) -> Fallible<u64> {
         let records = {
             let mut select = self.prepare(concat!(
                 "select ",
                 columns!(),
-                " from task indexed by task_bell where queue = ?1 and bell_at = ?2 and ring_at is null limit ?3"
+                " from task indexed by task_bell where queue = ?1 and bell_at = ?2 and ring_at is null \
+                 and coalesce(rung_at, queued_at) <= ?3 limit ?4"
             ))?;
-            let mut rows = select.query(params![queue, NEVER, row_limit(limit)])?;
+            let mut rows = select.query(params![queue, NEVER, rung_before, row_limit(limit)])?;
             let mut records = Vec::new();
             while let Some(row) = rows.next()? {
                 records.push(self.decode(row)?);
@@ -138,7 +161,7 @@ impl Transaction<'_> {
         };
         let mut marked = 0;
         for mut record in records {
-            if record.row.doorbell_lost(self.epoch()) {
+            if mark(&mut record.row, self.epoch()) {
                 self.save(&mut record)?;
                 marked += 1;
             }
@@ -149,14 +172,14 @@ impl Transaction<'_> {
     /// Rings one row's doorbell, if it is as the sweep has seen it.
     pub(crate) fn ring_due(&mut self, ring: &DueRing) -> Fallible<()> {
         let Some(mut record) = self.find(ring.id)? else { return Ok(()) };
-        if record.row.fence != ring.fence || record.row.ring_at.is_none() {
+        if (record.row.fence, record.row.rings) != (ring.fence, ring.rings) || record.row.ring_at.is_none() {
             return Ok(());
         }
         let now = self.epoch();
         let latest = now.after(self.limits().delay_max);
         let at = record.row.not_before.map_or(now, |at| at.max(now).min(latest));
         record.bell.ring(at, now);
-        record.row.rung(ring.fence);
+        record.row.rung(ring.fence, ring.rings);
         self.save(&mut record)
     }
 }

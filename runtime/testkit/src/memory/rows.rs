@@ -11,7 +11,7 @@ use std::{
 use rhubarb_core::{
     backend::{
         AttemptRecord, ClaimAnswer, ClaimRequest, Cursor, DueLease, DueRing, Filter, IdempotencyKey, Log, Page,
-        Progress, QueueRow, Renewal, Report, Result, Settlement, StateCount, StoreError, Submission, Submitted,
+        Progress, QueueRow, Renewal, Report, Result, Rung, Settlement, StateCount, StoreError, Submission, Submitted,
         TaskDetail, TaskRecord, Window, WonRow, too_late,
     },
     envelope::{BlobRef, Envelope},
@@ -401,18 +401,18 @@ impl Rows {
     pub(super) fn due_rings(&mut self, limit: usize, now: Now) -> Vec<DueRing> {
         let due = |(id, stored): (&TaskId, &Stored)| {
             let at = stored.row.ring_at.filter(|at| *at <= now.epoch)?;
-            let (fence, not_before) = (stored.row.fence, stored.row.not_before);
+            let Row { fence, rings, not_before, .. } = stored.row;
             let spec = stored.spec.clone()?;
-            Some((at, DueRing { id: *id, queue: stored.queue.clone(), fence, not_before, spec }))
+            Some((at, DueRing { id: *id, queue: stored.queue.clone(), fence, rings, not_before, spec }))
         };
         let mut found: Vec<(Timestamp, DueRing)> = self.index(now).iter().filter_map(due).collect();
         found.sort_by_key(|(at, _)| *at);
         found.into_iter().take(limit).map(|(_, ring)| ring).collect()
     }
 
-    pub(super) fn rung(&mut self, id: TaskId, fence: FencingToken, now: Now) -> Result<()> {
-        match self.change(id, now, |stored| {
-            stored.row.rung(fence);
+    pub(super) fn rung(&mut self, rung: Rung, now: Now) -> Result<()> {
+        match self.change(rung.id, now, |stored| {
+            stored.row.rung(rung.fence, rung.rings);
             Ok(())
         }) {
             // A row that has gone needs no bell.
@@ -435,6 +435,10 @@ impl Rows {
 
     pub(super) fn doorbells_lost(&mut self, queue: &QueueName, limit: usize, now: Now) -> u64 {
         self.sweep(queue, limit, now, |row| row.doorbell_lost(now.epoch))
+    }
+
+    pub(super) fn doorbells_aged(&mut self, queue: &QueueName, limit: usize, now: Now) -> u64 {
+        self.sweep(queue, limit, now, |row| row.doorbell_aged(now.epoch))
     }
 
     pub(super) fn cancel(&mut self, id: TaskId, now: Now) -> Result<State> {

@@ -5,11 +5,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rhubarb_core::{
     backend::{
-        ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Page, QueueRow, Renewal, Report, Result, Settlement,
-        StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
+        ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Page, QueueRow, Renewal, Report, Result, Rung,
+        Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
     },
     envelope::BlobRef,
-    ids::{FencingToken, QueueName, TaskId},
+    ids::{QueueName, TaskId},
     outcome::Failure,
     row::{AckMode, Claim, Renewed, Settled, State},
     time::{Now, Timestamp},
@@ -131,15 +131,17 @@ impl Tasks for MemoryBackend {
         self.whole(Verb::DueRings, |store, now, _| Ok(store.rows.due_rings(limit, now))).await
     }
 
-    async fn rung(&self, rings: &[(TaskId, FencingToken)]) -> Vec<Result<()>> {
-        self.each(Verb::Rung, rings.len(), |store, now, _| {
-            rings.iter().map(|(id, fence)| store.rows.rung(*id, *fence, now)).collect()
-        })
-        .await
+    async fn rung(&self, rung: &[Rung]) -> Vec<Result<()>> {
+        self.each(Verb::Rung, rung.len(), |store, now, _| rung.iter().map(|rung| store.rows.rung(*rung, now)).collect())
+            .await
     }
 
     async fn doorbells_lost(&self, queue: &QueueName, limit: usize) -> Result<u64> {
         self.whole(Verb::DoorbellsLost, |store, now, _| Ok(store.rows.doorbells_lost(queue, limit, now))).await
+    }
+
+    async fn doorbells_aged(&self, queue: &QueueName, limit: usize) -> Result<u64> {
+        self.whole(Verb::DoorbellsAged, |store, now, _| Ok(store.rows.doorbells_aged(queue, limit, now))).await
     }
 
     async fn cancel(&self, ids: &[TaskId]) -> Vec<Result<State>> {

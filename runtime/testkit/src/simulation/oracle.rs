@@ -98,11 +98,6 @@ impl Oracle {
             if let Some(row) = row.filter(|row| may_miss_its_bell && !row.state.is_settled()) {
                 let bells = backend.doorbells(queue, *id);
                 watched.bell_excused |= backend.has_lost_a_doorbell(*id);
-                // Reaped and rung, taken back by its holder (which ends the bell), reaped again; and only
-                // then a sweeper that stood still notes the first bell. The queue must stand empty before
-                // it is rung again.
-                let was_reaped = row.state == State::Queued && row.hold.is_some();
-                watched.bell_excused |= step.verb == Verb::Rung && was_reaped && bells == 0;
                 watched.can_come_back(*id, &row, bells, self.keeps_messages)?;
             }
         }

@@ -1,9 +1,9 @@
 //! What the sweep finds: ended leases, rows to ring, lost doorbells.
 
 use rhubarb_core::{
-    backend::{Renewal, StoreError, Submission},
+    backend::{Renewal, Rung, StoreError, Submission},
     ids::TaskId,
-    limits::DOORBELL_PATIENCE,
+    limits::{DOORBELL_AGE_MAX, DOORBELL_PATIENCE},
     outcome::{Failure, Outcome},
     row::{AckMode, State},
 };
@@ -21,6 +21,9 @@ pub(super) async fn exercise(case: &Case<'_>) {
     a_silent_task_of_mode_message_is_rung_only_after_two_leases(case).await;
     what_was_put_back_is_due_until_it_is_rung(case).await;
     an_older_holder_s_bell_does_not_count(case).await;
+    a_late_note_of_an_older_bell_silences_no_newer_one(case).await;
+    every_bell_has_a_number_of_its_own(case).await;
+    a_doorbell_that_the_queue_will_soon_forget_rings_again(case).await;
     a_far_task_is_due_shortly_before_its_time(case).await;
     a_settled_task_is_never_rung(case).await;
     doorbells_are_lost_only_after_their_patience(case).await;
@@ -109,16 +112,68 @@ async fn what_was_put_back_is_due_until_it_is_rung(case: &Case<'_>) {
     let ring = case.due_ring(submission.id).await;
     assert_eq!((ring.fence, &ring.spec), (settled.fence, &submission.spec));
     assert_eq!(ring.not_before, case.read(submission.id).await.record.not_before);
-    only(case.tasks.rung(&[(submission.id, settled.fence)]).await).unwrap();
+    assert_eq!(ring.rung(), Rung { id: submission.id, fence: settled.fence, rings: settled.rings });
+    only(case.tasks.rung(&[ring.rung()]).await).unwrap();
     case.assert_no_ring_is_due(submission.id).await;
 }
 
 async fn an_older_holder_s_bell_does_not_count(case: &Case<'_>) {
     let (submission, held) = case.running().await;
     case.settle(submission.id, held, interrupted()).await.unwrap();
+    let ring = case.due_ring(submission.id).await;
+    only(case.tasks.rung(&[Rung { fence: held, ..ring.rung() }]).await).unwrap();
     case.due_ring(submission.id).await;
-    only(case.tasks.rung(&[(submission.id, held)]).await).unwrap();
+}
+
+async fn a_late_note_of_an_older_bell_silences_no_newer_one(case: &Case<'_>) {
+    let (submission, fence) = case.running().await;
+    case.reap(submission.id).await;
+    let first = case.due_ring(submission.id).await;
+    // Rung, but not noted yet, and its holder comes back for a while.
+    only(case.tasks.renew(&[Renewal { id: submission.id, fence }]).await).unwrap();
+    case.assert_no_ring_is_due(submission.id).await;
+    case.reap(submission.id).await;
+    let second = case.due_ring(submission.id).await;
+    assert_eq!((second.fence, second.rings), (first.fence, first.rings + 1));
+    only(case.tasks.rung(&[first.rung()]).await).unwrap();
     case.due_ring(submission.id).await;
+    only(case.tasks.rung(&[second.rung()]).await).unwrap();
+    case.assert_no_ring_is_due(submission.id).await;
+}
+
+async fn every_bell_has_a_number_of_its_own(case: &Case<'_>) {
+    let (submission, settled) = case.settled(failed(Some(10 * SECOND))).await;
+    assert_eq!(settled.rings, 2, "the first went out with the row");
+    let due = case.due_ring(submission.id).await;
+    assert_eq!(case.due_ring(submission.id).await.rings, due.rings, "looked at twice, it is the same bell");
+    only(case.tasks.rung(&[due.rung()]).await).unwrap();
+    case.time.advance(10 * SECOND).await;
+    let fence = case.win(&submission).await.fence;
+    let failed = case.settle(submission.id, fence, failed(None)).await.unwrap();
+    assert_eq!((failed.state, failed.rings), (State::Failed, 2), "it is settled and needs none");
+    let redriven = only(case.tasks.redrive(&[submission.id]).await).unwrap();
+    assert_eq!(redriven.rings, 3);
+    assert_eq!(case.due_ring(submission.id).await.rings, 3);
+}
+
+async fn a_doorbell_that_the_queue_will_soon_forget_rings_again(case: &Case<'_>) {
+    if case.time.reach() < DOORBELL_AGE_MAX {
+        return;
+    }
+    let submission = case.submit(&new_queue()).await;
+    let aged = async || case.tasks.doorbells_aged(&submission.queue, MANY).await.unwrap();
+    case.time.advance(DOORBELL_AGE_MAX - SECOND).await;
+    assert_eq!(aged().await, 0);
+    let fresh = case.submit(&submission.queue).await;
+    case.time.advance(SECOND).await;
+    assert_eq!(aged().await, 1);
+    let ring = case.due_ring(submission.id).await;
+    assert_eq!(ring.rings, 2);
+    case.assert_no_ring_is_due(fresh.id).await;
+    only(case.tasks.rung(&[ring.rung()]).await).unwrap();
+    assert_eq!(aged().await, 0, "its new doorbell is young");
+    case.time.advance(DOORBELL_AGE_MAX).await;
+    assert_eq!(aged().await, 2, "both are old by now");
 }
 
 fn interrupted() -> Outcome {
@@ -144,7 +199,7 @@ async fn a_settled_task_is_never_rung(case: &Case<'_>) {
     case.due_ring(submission.id).await;
     assert_eq!(only(case.tasks.cancel(&[submission.id]).await).unwrap(), State::Cancelled);
     case.assert_no_ring_is_due(submission.id).await;
-    only(case.tasks.rung(&[(submission.id, settled.fence)]).await).unwrap();
+    only(case.tasks.rung(&[Rung { id: submission.id, fence: settled.fence, rings: settled.rings }]).await).unwrap();
 }
 
 async fn doorbells_are_lost_only_after_their_patience(case: &Case<'_>) {
