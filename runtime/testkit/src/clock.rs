@@ -37,6 +37,12 @@ pub trait Clockwork: Send + Sync {
         Duration::MAX
     }
 
+    /// True if time passes whether it is advanced or not: then facts need not wait for each other, and an
+    /// exercise runs them at the same time.
+    fn passes_by_itself(&self) -> bool {
+        false
+    }
+
     /// How far listings, counts and empty receives may lag behind. Within it a fact is looked at again.
     fn lag(&self) -> Duration {
         Duration::ZERO

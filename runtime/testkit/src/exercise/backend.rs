@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use futures::future::LocalBoxFuture;
 use rhubarb_core::{
     backend::{
         Backend, ClaimPolicy, Finish, Log, OutgoingMessage, QueueSpec, Renewal, Result, Settlement, Submission,
@@ -15,8 +16,8 @@ use rhubarb_core::{
 };
 
 use super::{
-    DAY, KEEP, LEASE, SECOND, assert_refused, eventually, eventually_so, failed, interrupted, new_envelope, new_queue,
-    new_submission, only, unique, while_time_passes,
+    DAY, KEEP, LEASE, SECOND, all, assert_refused, eventually, eventually_so, failed, interrupted, new_envelope,
+    new_queue, new_submission, only, unique, while_time_passes,
 };
 use crate::clock::Clockwork;
 
@@ -29,38 +30,43 @@ const MANY: usize = 10_000;
 ///
 /// They do not do what they owe.
 pub async fn backend(backend: &dyn Backend, time: &dyn Clockwork) {
-    for ack in MODES {
-        let case = Case { backend, time, ack };
-        what_is_submitted_is_taken_and_finished(&case).await;
-        a_take_brings_at_most_what_there_is_room_for(&case).await;
-        a_take_waits_for_the_first(&case).await;
-        a_submitted_task_has_one_holder(&case).await;
-        the_same_submission_again_runs_once(&case).await;
-        a_second_task_with_the_key_does_not_run(&case).await;
-        a_late_task_is_taken_at_its_time(&case).await;
-        a_far_task_is_rung_by_the_sweep_and_taken_at_its_time(&case).await;
-        a_silent_task_is_taken_again(&case).await;
-        a_failure_is_taken_again_after_its_delay(&case).await;
-        a_failure_with_a_long_delay_is_rung_by_the_sweep(&case).await;
-        a_snoozed_task_is_taken_again_on_the_same_attempt(&case).await;
-        an_interrupted_task_is_taken_again_at_once(&case).await;
-        the_last_failure_leaves_nothing_in_the_queue(&case).await;
-        an_older_holder_finishes_nothing(&case).await;
-        a_second_doorbell_of_a_held_task_brings_nothing(&case).await;
-        a_doorbell_of_a_settled_task_is_deleted(&case).await;
-        a_plain_producer_s_message_becomes_a_task(&case).await;
-        a_plain_producer_s_late_message_waits(&case).await;
-        a_raw_body_becomes_the_queue_s_task(&case).await;
-        a_cancelled_task_is_not_taken(&case).await;
-        an_expired_task_is_not_taken(&case).await;
-        a_redriven_task_is_taken_with_all_its_attempts(&case).await;
-        a_purge_leaves_what_runs_and_what_comes_later(&case).await;
-    }
+    let cases = MODES.map(|ack| Case { backend, time, ack });
     let case = Case { backend, time, ack: AckMode::Message };
-    a_renewed_and_extended_message_stays_with_its_holder(&case).await;
-    a_message_that_cannot_be_read_is_buried(&case).await;
-    a_newer_envelope_is_released_with_backoff_and_buried_when_patience_ends(&case).await;
-    waiting_for_work_ends_when_there_is_some_or_time_is_up(&case).await;
+    let mut facts: Vec<LocalBoxFuture<'_, ()>> = cases.iter().flat_map(in_either_mode).collect();
+    facts.push(Box::pin(a_renewed_and_extended_message_stays_with_its_holder(&case)));
+    facts.push(Box::pin(a_message_that_cannot_be_read_is_buried(&case)));
+    facts.push(Box::pin(a_newer_envelope_is_released_with_backoff_and_buried_when_patience_ends(&case)));
+    facts.push(Box::pin(waiting_for_work_ends_when_there_is_some_or_time_is_up(&case)));
+    all(time, facts).await;
+}
+
+fn in_either_mode<'a>(case: &'a Case<'a>) -> Vec<LocalBoxFuture<'a, ()>> {
+    vec![
+        Box::pin(what_is_submitted_is_taken_and_finished(case)),
+        Box::pin(a_take_brings_at_most_what_there_is_room_for(case)),
+        Box::pin(a_take_waits_for_the_first(case)),
+        Box::pin(a_submitted_task_has_one_holder(case)),
+        Box::pin(the_same_submission_again_runs_once(case)),
+        Box::pin(a_second_task_with_the_key_does_not_run(case)),
+        Box::pin(a_late_task_is_taken_at_its_time(case)),
+        Box::pin(a_far_task_is_rung_by_the_sweep_and_taken_at_its_time(case)),
+        Box::pin(a_silent_task_is_taken_again(case)),
+        Box::pin(a_failure_is_taken_again_after_its_delay(case)),
+        Box::pin(a_failure_with_a_long_delay_is_rung_by_the_sweep(case)),
+        Box::pin(a_snoozed_task_is_taken_again_on_the_same_attempt(case)),
+        Box::pin(an_interrupted_task_is_taken_again_at_once(case)),
+        Box::pin(the_last_failure_leaves_nothing_in_the_queue(case)),
+        Box::pin(an_older_holder_finishes_nothing(case)),
+        Box::pin(a_second_doorbell_of_a_held_task_brings_nothing(case)),
+        Box::pin(a_doorbell_of_a_settled_task_is_deleted(case)),
+        Box::pin(a_plain_producer_s_message_becomes_a_task(case)),
+        Box::pin(a_plain_producer_s_late_message_waits(case)),
+        Box::pin(a_raw_body_becomes_the_queue_s_task(case)),
+        Box::pin(a_cancelled_task_is_not_taken(case)),
+        Box::pin(an_expired_task_is_not_taken(case)),
+        Box::pin(a_redriven_task_is_taken_with_all_its_attempts(case)),
+        Box::pin(a_purge_leaves_what_runs_and_what_comes_later(case)),
+    ]
 }
 
 struct Case<'a> {

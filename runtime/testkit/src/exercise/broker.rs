@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use futures::future::join_all;
+use futures::future::{LocalBoxFuture, join_all};
 use rhubarb_core::{
     backend::{Broker, Delivery, OutgoingMessage, QueueSpec, StoreError},
     ids::QueueName,
 };
 
-use super::{SECOND, assert_invalid, eventually, eventually_so, new_queue, only, while_time_passes};
+use super::{SECOND, all, assert_invalid, eventually, eventually_so, new_queue, only, while_time_passes};
 use crate::clock::Clockwork;
 
 /// Longer than any fact takes.
@@ -22,30 +22,33 @@ const NO_WAIT: Duration = Duration::ZERO;
 ///
 /// It does not do what it owes.
 pub async fn broker(broker: &dyn Broker, time: &dyn Clockwork) {
-    a_message_is_delivered_as_it_was_sent(broker, time).await;
-    a_received_message_is_hidden_until_its_visibility_ends(broker, time).await;
-    a_deleted_message_never_comes_back(broker, time).await;
-    an_extended_message_stays_hidden_for_so_long_from_now(broker, time).await;
-    a_released_message_is_there_at_once(broker, time).await;
-    a_message_released_with_a_delay_is_hidden_that_long(broker, time).await;
-    a_stale_receipt_neither_deletes_nor_extends(broker, time).await;
-    a_receipt_of_a_deleted_message_cannot_extend(broker, time).await;
-    no_extension_hides_a_message_past_the_limit_counted_from_its_receive(broker, time).await;
-    a_delayed_message_arrives_after_its_delay(broker, time).await;
-    a_receive_brings_at_most_what_was_asked(broker, time).await;
-    many_messages_are_sent_in_one_call_and_each_is_delivered_once(broker, time).await;
-    receivers_at_the_same_time_share_the_messages(broker, time).await;
-    each_message_of_a_send_is_answered_by_itself(broker, time).await;
-    a_message_over_a_limit_is_refused(broker).await;
-    a_receive_over_a_limit_is_refused(broker).await;
-    a_message_received_too_often_moves_to_the_dead_letters(broker, time).await;
-    a_purge_removes_every_message(broker, time).await;
-    counts_tell_visible_hidden_and_delayed_apart(broker, time).await;
-    a_long_poll_wakes_at_a_send(broker).await;
-    a_long_poll_wakes_when_a_message_becomes_visible_again(broker, time).await;
-    a_long_poll_with_nothing_to_bring_ends_after_its_wait(broker, time).await;
-    a_queue_is_declared_as_often_as_wanted(broker).await;
-    a_queue_that_does_not_exist_is_named(broker).await;
+    let facts: Vec<LocalBoxFuture<'_, ()>> = vec![
+        Box::pin(a_message_is_delivered_as_it_was_sent(broker, time)),
+        Box::pin(a_received_message_is_hidden_until_its_visibility_ends(broker, time)),
+        Box::pin(a_deleted_message_never_comes_back(broker, time)),
+        Box::pin(an_extended_message_stays_hidden_for_so_long_from_now(broker, time)),
+        Box::pin(a_released_message_is_there_at_once(broker, time)),
+        Box::pin(a_message_released_with_a_delay_is_hidden_that_long(broker, time)),
+        Box::pin(a_stale_receipt_neither_deletes_nor_extends(broker, time)),
+        Box::pin(a_receipt_of_a_deleted_message_cannot_extend(broker, time)),
+        Box::pin(no_extension_hides_a_message_past_the_limit_counted_from_its_receive(broker, time)),
+        Box::pin(a_delayed_message_arrives_after_its_delay(broker, time)),
+        Box::pin(a_receive_brings_at_most_what_was_asked(broker, time)),
+        Box::pin(many_messages_are_sent_in_one_call_and_each_is_delivered_once(broker, time)),
+        Box::pin(receivers_at_the_same_time_share_the_messages(broker, time)),
+        Box::pin(each_message_of_a_send_is_answered_by_itself(broker, time)),
+        Box::pin(a_message_over_a_limit_is_refused(broker)),
+        Box::pin(a_receive_over_a_limit_is_refused(broker)),
+        Box::pin(a_message_received_too_often_moves_to_the_dead_letters(broker, time)),
+        Box::pin(a_purge_removes_every_message(broker, time)),
+        Box::pin(counts_tell_visible_hidden_and_delayed_apart(broker, time)),
+        Box::pin(a_long_poll_wakes_at_a_send(broker)),
+        Box::pin(a_long_poll_wakes_when_a_message_becomes_visible_again(broker, time)),
+        Box::pin(a_long_poll_with_nothing_to_bring_ends_after_its_wait(broker, time)),
+        Box::pin(a_queue_is_declared_as_often_as_wanted(broker)),
+        Box::pin(a_queue_that_does_not_exist_is_named(broker)),
+    ];
+    all(time, facts).await;
 }
 
 async fn queue(broker: &dyn Broker) -> QueueName {

@@ -23,6 +23,7 @@ mod workers;
 use std::{pin::pin, time::Duration};
 
 pub use self::{backend::backend, blobs::blobs, broker::broker, schedules::schedules, tasks::tasks, workers::workers};
+use futures::future::{LocalBoxFuture, join_all};
 use rhubarb_core::{
     backend::Window,
     backend::{Result, StoreError, Submission},
@@ -39,6 +40,17 @@ const LEASE: Duration = Duration::from_secs(10);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long what a fact settles is kept.
 const KEEP: (Duration, Duration) = (DAY, DAY);
+
+/// Runs facts one after the other; at the same time where each would only wait for the clock.
+async fn all(time: &dyn Clockwork, facts: Vec<LocalBoxFuture<'_, ()>>) {
+    if time.passes_by_itself() {
+        join_all(facts).await;
+        return;
+    }
+    for fact in facts {
+        fact.await;
+    }
+}
 
 /// A name that nothing else has.
 fn unique(word: &str) -> String {
