@@ -4,7 +4,7 @@
 //! is compiled twice. Where a binary lies is taken from cargo's own messages: a target folder may be
 //! anywhere.
 
-use std::{collections::BTreeSet, process::Stdio};
+use std::{collections::BTreeSet, path::PathBuf, process::Stdio};
 
 use rhubarb_core::{
     config::{Config, Program, Vars as _},
@@ -43,7 +43,7 @@ pub(crate) async fn functions(project: &Project, profile: Profile, session: &Ses
     if wanted.is_empty() {
         return Ok(config);
     }
-    let workspace: Workspace = read(&cargo(project, session, &["metadata", "--no-deps", "--format-version=1"]).await?)?;
+    let workspace = workspace(project, session).await?;
     for (function, package) in &wanted {
         workspace
             .binary_of(package)
@@ -73,13 +73,18 @@ fn packages(config: &Config) -> Vec<(FunctionName, String)> {
 
 /// Runs cargo in the project. Returns what it printed; its diagnostics go to standard error.
 async fn cargo(project: &Project, session: &Session, arguments: &[&str]) -> Result<String> {
-    let cargo = session.vars.get("CARGO").unwrap_or_else(|| "cargo".to_owned());
-    let mut command = Command::new(&cargo);
-    command.args(arguments).current_dir(&project.root).kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut command = Command::new(session.vars.get("CARGO").unwrap_or_else(|| "cargo".to_owned()));
+    command.args(arguments).current_dir(&project.root);
+    output_of(command).await
+}
+
+/// Runs a build to its end. Returns what it printed; its diagnostics go to standard error.
+pub(crate) async fn output_of(mut command: Command) -> Result<String> {
+    command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let child = command.spawn().map_err(|error| {
+        let program = command.as_std().get_program().display();
         CliError::Configuration(format!(
-            "cannot run `{cargo}` to build the functions: {error}; install Rust, or use --no-build with built binaries",
+            "cannot run `{program}` to build the functions: {error}; install Rust, or use --no-build with built binaries",
         ))
     })?;
     let output = child.wait_with_output().await.map_err(|error| CliError::io("wait for cargo", &error))?;
@@ -89,15 +94,24 @@ async fn cargo(project: &Project, session: &Session, arguments: &[&str]) -> Resu
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// What cargo knows of the project's packages.
+pub(crate) async fn workspace(project: &Project, session: &Session) -> Result<Workspace> {
+    read(&cargo(project, session, &["metadata", "--no-deps", "--format-version=1"]).await?)
+}
+
 fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| CliError::Configuration(format!("cannot read cargo's answer: {error}")))
 }
 
 /// `cargo metadata`, as far as we read it.
 #[derive(Deserialize)]
-struct Workspace {
+pub(crate) struct Workspace {
     packages: Vec<Package>,
     workspace_default_members: BTreeSet<String>,
+    /// Where its `Cargo.toml` lies.
+    pub(crate) workspace_root: PathBuf,
+    /// Where builds go.
+    pub(crate) target_directory: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -121,7 +135,7 @@ impl Target {
 
 impl Workspace {
     /// The binary of a package: its only one, or the one of its name.
-    fn binary_of(&self, package: &str) -> Result<&str, String> {
+    pub(crate) fn binary_of(&self, package: &str) -> Result<&str, String> {
         let Some(found) = self.packages.iter().find(|found| found.name == package) else {
             let known: Vec<&str> = self.packages.iter().map(|package| package.name.as_str()).collect();
             return Err(format!("the workspace has no package `{package}`; it has {}", known.join(", ")));
@@ -166,7 +180,7 @@ struct Message {
 }
 
 /// Where a build has put a binary.
-fn executable(messages: &str, binary: &str) -> Option<String> {
+pub(crate) fn executable(messages: &str, binary: &str) -> Option<String> {
     let read = |line: &str| serde_json::from_str::<Message>(line).ok();
     let of_it =
         |message: &Message| message.target.as_ref().is_some_and(|target| target.is_binary() && target.name == binary);
@@ -189,7 +203,11 @@ mod tests {
             package("bye", &[("other", "bin")]),
             package("library", &[("library", "lib")]),
         ];
-        serde_json::from_value(json!({"packages": packages, "workspace_default_members": defaults})).unwrap()
+        let (root, target) = ("/project", "/project/target");
+        serde_json::from_value(
+            json!({"packages": packages, "workspace_default_members": defaults, "workspace_root": root, "target_directory": target}),
+        )
+        .unwrap()
     }
 
     #[test]

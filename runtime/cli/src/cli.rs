@@ -105,6 +105,9 @@ pub(crate) enum Command {
     New(commands::new::New),
     Check(commands::check::Check),
     Config(commands::config::Reference),
+    Schema(commands::schema::Schema),
+    Package(commands::package::Package),
+    Deploy(commands::deploy::Deploy),
     Completions(commands::completions::Completions),
 }
 

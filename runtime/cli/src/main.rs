@@ -79,6 +79,9 @@ async fn run(session: &Session, command: Command) -> Result<()> {
         Command::New(command) => command.run(session),
         Command::Check(command) => command.run(session),
         Command::Config(command) => command.run(session),
+        Command::Schema(command) => command.run(session),
+        Command::Package(command) => command.run(session).await,
+        Command::Deploy(command) => command.run(session),
         Command::Completions(command) => command.run(session),
     }
 }
