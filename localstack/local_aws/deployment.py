@@ -7,6 +7,7 @@ code changes nothing. What broke off half-way is finished by the next run.
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 from local_aws import ROOT, Mistake, client, install
 
 TEMPLATE = ROOT / "infra" / "template.yaml"
+# The functions run as processes of this machine.
+ARCHITECTURE = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
 
 
 @dataclass(frozen=True)
@@ -37,21 +40,22 @@ class Deployment:
         if not zips:
             raise Mistake(f"{self.zips} holds no zip: `rhubarb package` writes them")
         bucket, prefix = f"{self.stack}-code", _digest(zips)
-        self._upload(zips, bucket, prefix)
+        self._upload(bucket, prefix)
         self._deploy_stack(
             CodeBucket=bucket,
             CodePrefix=f"{prefix}/",
             EndpointUrl=self.functions_endpoint,
+            Architecture=ARCHITECTURE,
             Compute="false",
         )
 
-    def _upload(self, zips: list[Path], bucket: str, prefix: str):
-        if bucket not in self._aws("s3", "ls"):
+    def _upload(self, bucket: str, prefix: str):
+        try:
+            self._aws("s3api", "head-bucket", "--bucket", bucket)
+        except Mistake:
             self._aws("s3", "mb", f"s3://{bucket}")
-        present = self._aws("s3", "ls", f"s3://{bucket}", "--recursive")
-        for path in zips:
-            if f"{prefix}/{path.name}" not in present:
-                self._aws("s3", "cp", "--quiet", str(path), f"s3://{bucket}/{prefix}/{path.name}")
+        only_zips = ("--exclude", "*", "--include", "*.zip", "--exclude", "*/*")
+        self._aws("s3", "sync", str(self.zips), f"s3://{bucket}/{prefix}", *only_zips)
 
     def _deploy_stack(self, **parameters: str):
         overrides = [f"{name}={value}" for name, value in parameters.items()]
@@ -76,7 +80,8 @@ class Deployment:
 
     def _aws(self, *arguments: str) -> str:
         done = subprocess.run(
-            [_aws_cli(), *arguments],
+            # Said outright: version 1 of the CLI does not heed AWS_ENDPOINT_URL for every service.
+            [_aws_cli(), "--endpoint-url", self.endpoint, *arguments],
             env={**client.bare_environment(), **client.variables(self.endpoint), "AWS_PAGER": ""},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -97,11 +102,11 @@ def default_stack() -> str:
 def package() -> Path:
     """Builds the zips of the light functions and returns their folder."""
     print("building the functions' zips …", file=sys.stderr)
-    command = ["cargo", "run", "--quiet", "--package", "rhubarb-cli", "--features", "aws", "--"]
-    done = subprocess.run([*command, "package"], cwd=ROOT, stdout=sys.stderr)
+    rhubarb = ("cargo", "run", "--quiet", "--package", "rhubarb-cli", "--features", "aws", "--")
+    done = subprocess.run([*rhubarb, "package", "--arch", ARCHITECTURE], cwd=ROOT, stdout=sys.stderr)
     if done.returncode != 0:
         raise Mistake("`rhubarb package` failed; see above, or start with --no-deploy")
-    return ROOT / "target" / "lambda"
+    return ROOT / "dist" / "arm64" if ARCHITECTURE == "arm64" else ROOT / "dist"
 
 
 def _digest(files: list[Path]) -> str:

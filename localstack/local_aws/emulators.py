@@ -59,6 +59,8 @@ def _localstack(port: int, folder: Path) -> dict[str, str]:
         "LAMBDA_RUNTIME_EXECUTOR": "process",
         # Queue URLs on the gateway's own address: the default puts a name before it that nothing resolves.
         "SQS_ENDPOINT_STRATEGY": "path",
+        # A second purge within a minute is refused, as on AWS.
+        "SQS_DELAY_PURGE_RETRY": "1",
     }
 
 
