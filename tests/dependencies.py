@@ -17,6 +17,7 @@ LICENCES = {
 
 # Two versions of one crate, and who needs the older one.
 TWICE = {
+    "getrandom": "ring still needs 0.2, and boon, which only a test of the schema links, 0.3",
     "hashbrown": "safetensors still needs 0.16, rusqlite has 0.17",
     "miniz_oxide": "png still needs 0.8, flate2 has 0.9",
     "syn": "macros of tracing and pin-project still need 2, those of serde and clap have 3 (build time only)",
