@@ -55,7 +55,7 @@ class Place:
     @contextmanager
     def alone(self):
         """Holds off every other `up` and `down` of this place."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_private(self.folder)
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -143,6 +143,15 @@ class Place:
     def _log_tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "\n".join([f"The end of {self.log}:", *lines])
+
+
+def _make_private(folder: Path):
+    """Makes the folder, and what is missing above it, for this user alone."""
+    usual = os.umask(0o077)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    finally:
+        os.umask(usual)
 
 
 def _refuse_a_taken_port(port: int):
