@@ -8,17 +8,24 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_http_client::{
+    Connector,
+    tls::{Provider, rustls_provider::CryptoMode},
+};
+use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpClient, SharedHttpConnector};
 
 use crate::requests::Requests;
 
+/// The one TLS stack: `ring`, which builds in seconds.
+const TLS: Provider = Provider::Rustls(CryptoMode::Ring);
 /// Tries of one call: the first and two more.
-const TRIES: u32 = 3;
+pub(crate) const TRIES: u32 = 3;
+/// No try begins later than this after the first.
+pub(crate) const RETRY_TIME_MAX: Duration = Duration::from_secs(60);
 /// A connection is there within this, or the try has failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest long poll (20 s), and time to carry ten messages of 1 MiB.
-const READ_TIMEOUT: Duration = Duration::from_secs(35);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// What is not left to the standard chain.
 #[derive(Clone, Debug, Default)]
@@ -31,8 +38,6 @@ pub struct ConnectOptions {
 #[derive(Clone, Debug)]
 pub struct Connection {
     pub(crate) config: SdkConfig,
-    /// For clients that are not AWS's own: the object store.
-    pub(crate) http: SharedHttpClient,
     /// To be given to every client as an interceptor.
     pub(crate) requests: Requests,
 }
@@ -55,17 +60,24 @@ impl Connection {
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
         let config = config
             .into_builder()
-            .http_client(http.clone())
+            .http_client(http)
             .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
             .timeout_config(timeouts)
             .build();
-        Self { config, http, requests: Requests::default() }
+        Self { config, requests: Requests::default() }
     }
 
     /// The region, if one is configured.
     #[must_use]
     pub fn region(&self) -> Option<&Region> {
         self.config.region()
+    }
+
+    /// The HTTP of these clients for one that is not AWS's own, the object store: the same TLS and time limits.
+    pub(crate) fn connector(&self) -> SharedHttpConnector {
+        let settings =
+            HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
+        SharedHttpConnector::new(Connector::builder().connector_settings(settings).tls_provider(TLS).build())
     }
 
     /// How many requests its clients have sent so far, by operation: `SQS.ReceiveMessage`.
@@ -76,5 +88,5 @@ impl Connection {
 }
 
 fn http_client() -> SharedHttpClient {
-    aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
+    aws_smithy_http_client::Builder::new().tls_provider(TLS).build_https()
 }

@@ -103,7 +103,7 @@ pub(crate) fn refused(
 }
 
 /// A call without an answer: not sent, cut off, or too late.
-fn unanswered<E: Error + 'static>(what: String, error: &SdkError<E, HttpResponse>) -> StoreError {
+pub(crate) fn unanswered(what: String, error: &(dyn Error + 'static)) -> StoreError {
     let told = Told::of(error);
     if told.0.contains("Missing Region") {
         let fix = "no AWS region is configured: set AWS_REGION, or `region` in the profile".to_owned();
@@ -130,7 +130,7 @@ fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Credent
     chain(error).find_map(|error| error.downcast_ref())
 }
 
-fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+pub(crate) fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| (*error).source())
 }
 
