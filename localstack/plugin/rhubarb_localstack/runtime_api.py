@@ -7,6 +7,7 @@ can answer for another. A conversation that has ended stays ended: a new process
 """
 
 import json
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -107,8 +108,7 @@ class RuntimeApi:
 
     def __init__(self, conversation: Conversation):
         handler = type("Handler", (_Handler,), {"conversation": conversation})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -116,6 +116,15 @@ class RuntimeApi:
         """Stops listening; the conversation must have ended."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        # A process that is gone breaks its connections; its end is what the caller is told.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -165,15 +174,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(status, json.dumps({"errorType": kind, "errorMessage": message}).encode())
 
     def _reply(self, status, body, headers=None):
-        try:
-            self._write(status, body, headers or {})
-        except ConnectionError:
-            # The process is gone; its end is what the caller is told.
-            self.close_connection = True
-
-    def _write(self, status, body, headers):
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **headers}.items():
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
