@@ -1,13 +1,15 @@
 //! One value with all faces, and the verbs that join two of them: row first, then the queue.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::{
     backend::{
         Blobs, Broker, Delivery, Doorbell, DueRing, Log, OutgoingMessage, Result, Rung, Schedules, Settlement,
-        StoreError, Submission, Submitted, Tasks, Window, WonRow, Workers, claim_deliveries,
+        Submission, Submitted, TaskDetail, Tasks, Window, WonRow, Workers,
+        batches::{self, Bell},
+        claim_deliveries,
     },
     envelope::DecodeError,
     ids::{MessageId, QueueName, ReceiptHandle, TaskId, TaskName, WorkerId},
@@ -143,7 +145,7 @@ pub trait Backend: Send + Sync {
     /// be in; the same call again settles it).
     async fn submit(&self, submissions: &[Submission], now: Timestamp) -> Vec<Result<Submitted>> {
         let mut answers = self.tasks().submit(submissions).await;
-        let mut sends: BTreeMap<QueueName, Vec<(usize, OutgoingMessage)>> = BTreeMap::new();
+        let (mut indexes, mut messages) = (Vec::new(), Vec::new());
         for (index, (submission, answer)) in submissions.iter().zip(&mut answers).enumerate() {
             let doorbell = match answer {
                 Ok(Submitted::New) => submission.doorbell(now, self.broker()),
@@ -158,16 +160,14 @@ pub trait Backend: Send + Sync {
                 },
                 Ok(Submitted::Exists(_)) | Err(_) => None,
             };
-            if let Some((queue, message)) = doorbell {
-                sends.entry(queue).or_default().push((index, message));
+            if let Some(doorbell) = doorbell {
+                indexes.push(index);
+                messages.push(doorbell);
             }
         }
-        for (queue, batch) in sends {
-            let (indexes, messages): (Vec<usize>, Vec<OutgoingMessage>) = batch.into_iter().unzip();
-            for (index, sent) in indexes.into_iter().zip(self.broker().send(&queue, &messages).await) {
-                if let Err(error) = sent {
-                    answers[index] = Err(error);
-                }
+        for (index, sent) in indexes.into_iter().zip(batches::send(self.broker(), messages).await) {
+            if let Err(error) = sent {
+                answers[index] = Err(error);
             }
         }
         answers
@@ -202,49 +202,8 @@ pub trait Backend: Send + Sync {
     async fn finish(&self, finishes: &[Finish]) -> Vec<Result<Settled>> {
         let settlements: Vec<Settlement> = finishes.iter().map(|finish| finish.settlement.clone()).collect();
         let answers = self.tasks().settle(&settlements).await;
-        let mut rung: Vec<Rung> = Vec::new();
-        for (finish, answer) in finishes.iter().zip(&answers) {
-            let Ok(settled) = answer else { continue };
-            let queue = &finish.queue;
-            let bell = Rung { id: finish.settlement.id, fence: settled.fence, rings: settled.rings };
-            match (&finish.receipt, settled.again_in) {
-                (Some(receipt), None) => {
-                    self.broker().delete(queue, std::slice::from_ref(receipt)).await;
-                }
-                (Some(receipt), Some(delay)) => {
-                    let hidden = delay.min(finish.hideable);
-                    let answer = self.broker().release(queue, &[(receipt.clone(), hidden)]).await;
-                    if answer.iter().all(Result::is_ok) {
-                        rung.push(bell);
-                    }
-                }
-                // Mode `lease`: the message is gone. What is due soon is rung now; the sweep rings the
-                // rest when it is due, and this one too if the send fails.
-                (None, Some(delay)) if delay <= self.broker().limits().delay_max => {
-                    if self.ring_one(queue, bell, delay).await.is_ok() {
-                        rung.push(bell);
-                    }
-                }
-                (None, _) => {}
-            }
-        }
-        if !rung.is_empty() {
-            self.tasks().rung(&rung).await;
-        }
+        batches::put_in_order(self, finishes, &answers).await;
         answers
-    }
-
-    /// Sends the doorbell of one row, whose spec is read first. Does not note it as rung.
-    ///
-    /// # Errors
-    ///
-    /// The backend cannot be reached, or the row has gone.
-    async fn ring_one(&self, queue: &QueueName, bell: Rung, delay: Duration) -> Result<()> {
-        let detail = self.tasks().read(&[bell.id]).await?.pop().flatten();
-        let spec = detail.and_then(|detail| detail.spec).ok_or(StoreError::NoTask(bell.id))?.encode();
-        let doorbell = Doorbell { id: bell.id, rings: bell.rings, spec: &spec, delay };
-        let message = doorbell.message(queue, self.broker());
-        self.broker().send(queue, &[message]).await.into_iter().try_for_each(|sent| sent.map(drop))
     }
 
     /// Sends the doorbells of due rows, then notes them as rung. `now` is the caller's wall clock.
@@ -253,19 +212,14 @@ pub trait Backend: Send + Sync {
     ///
     /// Per item: the backend cannot be reached; the sweep tries again.
     async fn ring(&self, rings: &[DueRing], now: Timestamp) -> Vec<Result<()>> {
-        let mut answers = Vec::with_capacity(rings.len());
-        for ring in rings {
+        let message = |ring: &DueRing| {
             let delay = ring.not_before.map_or(Duration::ZERO, |at| at.since(now));
             let doorbell = Doorbell { id: ring.id, rings: ring.rings, spec: &ring.spec, delay };
-            let message = doorbell.message(&ring.queue, self.broker());
-            let sent = self.broker().send(&ring.queue, &[message]).await;
-            let answer = match sent.into_iter().find_map(Result::err) {
-                Some(error) => Err(error),
-                None => self.tasks().rung(&[ring.rung()]).await.into_iter().collect(),
-            };
-            answers.push(answer);
-        }
-        answers
+            (ring.queue.clone(), doorbell.message(&ring.queue, self.broker()))
+        };
+        let messages = rings.iter().map(message).collect();
+        let sent = batches::send(self.broker(), messages).await;
+        batches::note_sent(self, rings.iter().map(DueRing::rung).collect(), &sent).await
     }
 
     /// Brings failed tasks back and rings them.
@@ -275,16 +229,17 @@ pub trait Backend: Send + Sync {
     /// Per item, as [`Tasks::redrive`].
     async fn redrive(&self, ids: &[TaskId]) -> Vec<Result<Settled>> {
         let answers = self.tasks().redrive(ids).await;
-        for (id, answer) in ids.iter().zip(&answers) {
-            let Ok(settled) = answer else { continue };
-            let Ok(found) = self.tasks().read(&[*id]).await else { continue };
-            let Some(detail) = found.into_iter().flatten().next() else { continue };
-            // Not rung: the sweep does it.
-            let bell = Rung { id: *id, fence: settled.fence, rings: settled.rings };
-            if self.ring_one(&detail.record.queue, bell, Duration::ZERO).await.is_ok() {
-                self.tasks().rung(&[bell]).await;
-            }
-        }
+        let brought: Vec<(TaskId, &Settled)> =
+            ids.iter().zip(&answers).filter_map(|(id, answer)| Some((*id, answer.as_ref().ok()?))).collect();
+        let ids: Vec<TaskId> = brought.iter().map(|(id, _)| *id).collect();
+        // Not rung: the sweep does it.
+        let found = if ids.is_empty() { Vec::new() } else { self.tasks().read(&ids).await.unwrap_or_default() };
+        let bell = |((id, settled), found): (&(TaskId, &Settled), Option<TaskDetail>)| {
+            let rung = Rung { id: *id, fence: settled.fence, rings: settled.rings };
+            Some(Bell { queue: found?.record.queue, rung, delay: Duration::ZERO })
+        };
+        let bells: Vec<Bell> = brought.iter().zip(found).filter_map(bell).collect();
+        batches::ring(self, &bells).await;
         answers
     }
 

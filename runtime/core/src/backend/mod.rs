@@ -6,6 +6,7 @@
 //! mended by the next delivery or by the sweep), and a backend that keeps both in one place overrides
 //! them by one transaction.
 
+mod batches;
 mod blobs;
 mod broker;
 mod claim;
