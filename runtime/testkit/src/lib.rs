@@ -4,12 +4,13 @@
 //! against every backend: so the small ones can be trusted as the real one's stand-in. The in-memory
 //! backend ([`MemoryBackend`]) keeps everything in one process on a clock that tests move, with indexes
 //! that lag and faults on request. The simulation ([`simulation`]) drives the protocol's own code over
-//! it through thousands of interleavings. For the real services, [`emulator`] starts a local one. Nothing here is
-//! for production: a crash loses all.
+//! it through thousands of interleavings. For the real services, [`emulator`] starts a local one, and
+//! [`faultproxy`] stands before it and lets things go wrong. Nothing here is for production: a crash loses all.
 
 mod clock;
 pub mod emulator;
 pub mod exercise;
+pub mod faultproxy;
 mod faults;
 mod memory;
 pub mod simulation;

@@ -12,7 +12,7 @@
 
 mod actors;
 mod oracle;
-mod random;
+pub(crate) mod random;
 mod world;
 
 use std::fmt;
