@@ -194,6 +194,11 @@ pub trait Backend: Send + Sync {
     /// The backend cannot be reached.
     async fn wait_ready(&self, queues: &[QueueName], wait: Duration) -> Result<()>;
 
+    /// Ends what the backend does by itself in this process, and hands back what it holds for takes that do
+    /// not come any more. Bounded to a few seconds. For whoever opened it, after its last agent has stopped;
+    /// all verbs but waiting still work.
+    async fn close(&self) {}
+
     /// Settles, then deletes, releases or sends, as the row's ack mode wants.
     ///
     /// # Errors
