@@ -1,4 +1,4 @@
-//! Many worlds, each from its seed; and four worlds with a rule taken away, which must be noticed.
+//! Many worlds, each from its seed; and worlds with a rule taken away, which must be noticed.
 //!
 //! `RHUBARB_SIM_RUNS=100000` tries more of them, `RHUBARB_SIM_SEED=7` one again with its trace.
 
@@ -11,7 +11,7 @@ use rhubarb_testkit::simulation::{Sabotage, Tally, simulate};
 /// Enough to meet every rule many times, few enough for every change.
 const RUNS: u64 = 4_000;
 /// Each sabotage shows itself long before.
-const RUNS_UNTIL_NOTICED: u64 = 500;
+const RUNS_UNTIL_NOTICED: u64 = 2_000;
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: `{text}`")))
@@ -77,6 +77,11 @@ fn a_message_deleted_before_its_outcome_is_written_is_noticed() {
 #[test]
 fn a_dropped_delivery_of_a_held_task_is_noticed() {
     is_noticed(Sabotage::DropHeldDeliveries, "its message has gone");
+}
+
+#[test]
+fn a_doorbell_that_a_fifo_queue_has_seen_before_is_noticed() {
+    is_noticed(Sabotage::SameBellAgain, "nothing will ring it");
 }
 
 #[test]

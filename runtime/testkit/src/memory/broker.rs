@@ -10,12 +10,19 @@ use rhubarb_core::{
 };
 
 use super::{MemoryBackend, Store};
-use crate::faults::{Fault, Verb};
+use crate::{
+    faults::{Fault, Verb},
+    simulation::Sabotage,
+};
 
 #[async_trait]
 impl Broker for MemoryBackend {
     fn limits(&self) -> &Limits {
         Self::limits(self)
+    }
+
+    fn is_fifo(&self, _queue: &QueueName) -> bool {
+        self.shared.options.fifo
     }
 
     async fn declare(&self, queues: &[QueueSpec]) -> Result<()> {
@@ -24,10 +31,19 @@ impl Broker for MemoryBackend {
 
     async fn send(&self, queue: &QueueName, messages: &[OutgoingMessage]) -> Vec<Result<MessageId>> {
         let limits = self.limits();
+        let same_bell = self.is_sabotaged(Sabotage::SameBellAgain);
+        let without_number = |id: &str| id.rsplit_once('.').map_or(id, |(task, _)| task).to_owned();
+        let unnumbered: Vec<OutgoingMessage> = messages
+            .iter()
+            .filter(|_| same_bell)
+            .map(|m| OutgoingMessage { deduplication: m.deduplication.as_deref().map(without_number), ..m.clone() })
+            .collect();
+        let messages = if same_bell { &unnumbered } else { messages };
         self.each(Verb::Send, messages.len(), |store, now, fault| {
             let copies = match fault {
                 Fault::Lose => 0,
-                Fault::Duplicate => 2,
+                // A FIFO queue would drop the second.
+                Fault::Duplicate if !self.shared.options.fifo => 2,
                 _ => 1,
             };
             store.queues.send(queue, messages, copies, limits, now)

@@ -45,14 +45,16 @@ pub struct MemoryOptions {
     pub limits: Limits,
     /// Listings, counts of tasks and due lists show what was true so long ago.
     pub index_lag: Duration,
+    /// Its queues are FIFO queues: they keep the order of each group and drop repeated deduplication ids.
+    pub fifo: bool,
     /// What goes wrong; nothing if absent.
     pub faults: Option<Arc<dyn Faults>>,
 }
 
 impl Default for MemoryOptions {
-    /// AWS's limits on tokio's clock, no lag, no faults.
+    /// AWS's limits on tokio's clock, standard queues, no lag, no faults.
     fn default() -> Self {
-        Self { clock: Clock::tokio(), limits: Limits::AWS, index_lag: Duration::ZERO, faults: None }
+        Self { clock: Clock::tokio(), limits: Limits::AWS, index_lag: Duration::ZERO, fifo: false, faults: None }
     }
 }
 

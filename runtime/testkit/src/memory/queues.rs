@@ -1,7 +1,7 @@
 //! The messages: hidden when received, back when their time has passed.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
 
@@ -11,6 +11,9 @@ use rhubarb_core::{
     limits::Limits,
     time::{LeaseTime, Now, Timestamp},
 };
+
+/// How long a FIFO queue remembers a deduplication id.
+const DEDUPLICATION: Duration = Duration::from_secs(5 * 60);
 
 #[derive(Default)]
 pub(super) struct Queues {
@@ -24,6 +27,8 @@ pub(super) struct Queues {
 struct Queue {
     spec: QueueSpec,
     messages: BTreeMap<u64, Message>,
+    /// The deduplication ids of late, and the messages that brought them.
+    seen: HashMap<String, (Timestamp, MessageId)>,
 }
 
 #[derive(Clone)]
@@ -31,6 +36,7 @@ struct Message {
     id: MessageId,
     body: String,
     attributes: BTreeMap<String, String>,
+    group: Option<String>,
     sent: Timestamp,
     visible_at: LeaseTime,
     delayed: bool,
@@ -38,6 +44,14 @@ struct Message {
     first_received: Option<Timestamp>,
     /// The newest delivery, and when it was made.
     delivery: Option<(u64, LeaseTime)>,
+}
+
+impl Queue {
+    /// The message that brought a deduplication id within SQS's five minutes.
+    fn seen_lately(&self, deduplication: &str, now: Now) -> Option<MessageId> {
+        let (at, message) = self.seen.get(deduplication)?;
+        (at.after(DEDUPLICATION) > now.epoch).then(|| message.clone())
+    }
 }
 
 impl Message {
@@ -59,7 +73,7 @@ impl Queues {
                 }
                 Some(_) => {}
                 None => {
-                    let queue = Queue { spec: spec.clone(), messages: BTreeMap::new() };
+                    let queue = Queue { spec: spec.clone(), messages: BTreeMap::new(), seen: HashMap::new() };
                     self.queues.insert(spec.queue.clone(), queue);
                 }
             }
@@ -97,6 +111,9 @@ impl Queues {
     ) -> Result<MessageId> {
         limits.check(message)?;
         let into = self.queues.get_mut(queue).ok_or_else(|| StoreError::NoQueue(queue.clone()))?;
+        if let Some(known) = message.deduplication.as_ref().and_then(|id| into.seen_lately(id, now)) {
+            return Ok(known);
+        }
         self.last += 1;
         // A UUID as SQS gives them, made from the number alone so that a replay makes the same.
         let id = TaskId::from_bytes((0x7e57_u128 << 112 | u128::from(self.last)).to_be_bytes());
@@ -105,6 +122,7 @@ impl Queues {
             id: id.clone(),
             body: message.body.clone(),
             attributes: message.attributes.clone(),
+            group: message.group.clone().filter(|_| message.deduplication.is_some()),
             sent: now.epoch,
             visible_at: now.lease.after(message.delay),
             delayed: !message.delay.is_zero(),
@@ -112,6 +130,9 @@ impl Queues {
             first_received: None,
             delivery: None,
         };
+        if let Some(deduplication) = &message.deduplication {
+            into.seen.insert(deduplication.clone(), (now.epoch, id.clone()));
+        }
         if copies == 0 {
             self.lost.push(new.clone());
         }
@@ -136,7 +157,14 @@ impl Queues {
         self.move_dead(queue, now);
         let from = self.queues.get_mut(queue).ok_or_else(|| StoreError::NoQueue(queue.clone()))?;
         let mut deliveries = Vec::new();
-        for (number, message) in from.messages.iter_mut().filter(|(_, m)| m.visible_at <= now.lease).take(max) {
+        let mut waiting = HashSet::new();
+        for (number, message) in &mut from.messages {
+            // An earlier message of its group comes first, also one that is hidden.
+            let must_wait = message.group.as_ref().is_some_and(|group| waiting.contains(group));
+            if must_wait || message.visible_at > now.lease || deliveries.len() == max {
+                waiting.extend(message.group.clone());
+                continue;
+            }
             self.last += 1;
             message.delivery = Some((self.last, now.lease));
             message.delayed = false;

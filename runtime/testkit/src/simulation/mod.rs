@@ -30,12 +30,19 @@ pub enum Sabotage {
     DropHeldDeliveries,
     /// The reaper judges leases by a worker's clock, at the first look.
     ReapByWorkerClock,
+    /// On a FIFO queue every doorbell of a task has the same deduplication id.
+    SameBellAgain,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::NoFencing, Self::DeleteBeforeSettle, Self::DropHeldDeliveries, Self::ReapByWorkerClock];
+    pub const ALL: [Self; 5] = [
+        Self::NoFencing,
+        Self::DeleteBeforeSettle,
+        Self::DropHeldDeliveries,
+        Self::ReapByWorkerClock,
+        Self::SameBellAgain,
+    ];
 }
 
 /// What a run without a broken rule did.

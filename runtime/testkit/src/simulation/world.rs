@@ -234,6 +234,8 @@ impl World {
             // Somebody changes the configuration, one worker at a time.
             [AckMode::Lease, AckMode::Message],
         ]);
+        // A FIFO queue has mode `message` alone.
+        let fifo = modes == [AckMode::Message; 2] && random.percent(50);
         let max_attempts = 1 + u32::try_from(random.below(4)).unwrap_or(0);
         let index_lag = random.pick(&[Duration::ZERO, Duration::ZERO, SECOND, 5 * SECOND]);
         let state = State {
@@ -257,6 +259,7 @@ impl World {
             clock: Clock::Manual(Arc::clone(&clock)),
             limits: LIMITS,
             index_lag,
+            fifo,
             faults: Some(Arc::new(turns)),
         };
         let backend = MemoryBackend::sabotaged(options, sabotage);
