@@ -16,6 +16,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
+    config::Overlap,
     ids::{MessageId, QueueName, ScheduleName, TaskId, TaskName},
     time::Timestamp,
 };
@@ -154,6 +155,8 @@ envelope! {
     schedule: ScheduleName,
     /// That schedule's tick.
     tick: Timestamp,
+    /// What its claim does while the task of an earlier tick has not settled; absent: it runs beside it.
+    overlap: Overlap,
     /// A second task with this key, name and application is the first one.
     idempotency_key: String,
     /// Tasks with the same key run in order (FIFO queues).

@@ -20,7 +20,7 @@ pub(crate) const NEVER: i64 = i64::MAX;
 const APPLICATION: i32 = 0x5248_5542;
 
 /// The steps, oldest first; version n is what the first n steps make.
-const MIGRATIONS: &[&str] = &[V1, V2];
+const MIGRATIONS: &[&str] = &[V1, V2, V3];
 
 const V1: &str = "
 create table store(only integer primary key check (only = 1), id blob not null);
@@ -152,6 +152,12 @@ create table schedule(name text primary key, record text not null) without rowid
 const V2: &str = "
 alter table task add column rings integer not null default 1;
 alter table task add column rung_at integer;
+";
+
+/// Whoever fires schedules must see that some have changed without reading them all.
+const V3: &str = "
+create table schedule_revision(only integer primary key check (only = 1), n integer not null);
+insert into schedule_revision(only, n) values(1, 0);
 ";
 
 /// What the file says about itself.

@@ -23,7 +23,7 @@ pub use claim::{Claimed, Fate, claim_deliveries};
 pub use doorbell::Doorbell;
 pub use error::{Result, StoreError};
 pub use joined::{Backend, ClaimPolicy, Finish, Purged, Take, Taken, Won, backoff_for_newer, poison_failure, too_late};
-pub use schedules::{ScheduleRecord, Schedules};
+pub use schedules::{Current, Noted, ScheduleRecord, Schedules};
 pub use tasks::{
     AttemptRecord, ClaimAnswer, ClaimRequest, Cursor, DueLease, DueRing, Filter, IdempotencyKey, Log, Page, Progress,
     QueueRow, Renewal, Report, Rung, Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,

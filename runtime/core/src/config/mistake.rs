@@ -107,7 +107,7 @@ impl Problem {
 }
 
 /// Shows text from outside in quotes: escaped, and only its beginning.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 60;
     let mut beginning: String = text.chars().take(SHOWN_CHARS_MAX).collect();
     if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
@@ -117,7 +117,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// Returns the one of `candidates` that `word` was probably meant to be.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const COMPARED_CHARS_MAX: usize = 200;
     if word.len() > COMPARED_CHARS_MAX {
         return None;

@@ -12,6 +12,7 @@
 mod app;
 mod backoff;
 mod bounds;
+mod definition;
 mod function;
 mod gpu;
 mod mistake;
@@ -29,9 +30,11 @@ mod worker;
 
 use std::collections::BTreeMap;
 
+pub(crate) use self::mistake::{nearest, quoted};
 pub use self::{
     app::{AppConfig, Backend, Durability},
     backoff::BackoffConfig,
+    definition::Definition,
     function::{FunctionConfig, Program},
     gpu::{ComputeCapability, WithoutGpu},
     mistake::{Mistake, Mistakes, Place},

@@ -1,6 +1,6 @@
 //! A schedule: when a task is enqueued by itself, and with what.
 //!
-//! The rule is read and its form checked here; when it fires next is computed elsewhere.
+//! The rule is read here; when it fires is [`crate::schedule`]'s business.
 
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     ids::{QueueName, ScheduleName, TaskName},
     limits::Limits,
+    schedule::{Cron, Unfit, Zone},
 };
 
 /// A section `[schedules.NAME]` with every default filled in.
@@ -134,7 +135,7 @@ fn read_when(table: &Table<'_, '_>) -> Option<When> {
     rate.or(cron).or(at)
 }
 
-fn rate(value: &DeValue<'_>) -> Reading<Duration> {
+pub(super) fn rate(value: &DeValue<'_>) -> Reading<Duration> {
     let rate = duration(RATE)(value)?;
     if rate.subsec_nanos() != 0 {
         let what = format!("{} is no number of whole seconds", show_duration(rate));
@@ -143,32 +144,17 @@ fn rate(value: &DeValue<'_>) -> Reading<Duration> {
     Ok(rate)
 }
 
-fn cron(text: &str) -> Reading<String> {
-    let text = line(LINE_CHARS_MAX)(text)?;
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    let all_allowed = text
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b' ' | b'*' | b'?' | b',' | b'-' | b'/' | b'#'));
-    if all_allowed && (fields.len() == 5 || fields.len() == 6) {
-        return Ok(fields.join(" "));
-    }
-    let what = format!("{} is no cron expression", quoted(&text));
-    Err(Problem::new(what, r#"write five fields as in crontab, or AWS's six, e.g. "0 3 * * ? *""#))
+/// An expression as AWS writes it.
+pub(super) fn cron(text: &str) -> Reading<String> {
+    let cron = Cron::parse(&line(LINE_CHARS_MAX)(text)?);
+    cron.map(|cron| cron.to_string()).map_err(|Unfit { what, fix, .. }| Problem::new(what, fix))
 }
 
-/// The form of a zone's name; whether there is such a zone is known where zones are.
-fn timezone(text: &str) -> Reading<String> {
-    let all_allowed =
-        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'_' | b'-' | b'+'));
-    let first_is_letter = text.starts_with(|c: char| c.is_ascii_alphabetic());
-    if first_is_letter && all_allowed && text.len() <= 64 {
-        return Ok(text.to_owned());
-    }
-    let what = format!("{} is no time zone", quoted(text));
-    Err(Problem::new(what, r#"write e.g. "UTC" or "Europe/Berlin""#))
+pub(super) fn timezone(text: &str) -> Reading<String> {
+    Zone::named(text).map(|_| text.to_owned()).map_err(|Unfit { what, fix, .. }| Problem::new(what, fix))
 }
 
-fn local_time(value: &DeValue<'_>) -> Reading<DateTime> {
+pub(super) fn local_time(value: &DeValue<'_>) -> Reading<DateTime> {
     let text = match value {
         DeValue::String(text) => text.clone().into_owned(),
         DeValue::Datetime(at) => at.to_string(),
@@ -193,6 +179,11 @@ fn args(value: &DeValue<'_>) -> Reading<Map<String, Value>> {
         let what = format!("it is {}, not a table", kind(value));
         return Err(Problem::new(what, r#"write e.g. args = { dataset = "digits" }"#));
     };
+    fitting(args)
+}
+
+/// Arguments that a schedule's input has room for.
+pub(super) fn fitting(args: Map<String, Value>) -> Reading<Map<String, Value>> {
     let bytes = serde_json::to_vec(&args).map_or(usize::MAX, |text| text.len());
     let bytes_max = Limits::AWS.schedule_input_bytes_max;
     if bytes > bytes_max {

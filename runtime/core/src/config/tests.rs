@@ -565,7 +565,24 @@ fn a_schedule_has_one_rule_of_a_right_form() {
         ("[schedules.s]\ntask = \"t\"\nrate = \"1500ms\"", "schedules.s.rate", "whole seconds"),
         ("[schedules.s]\ntask = \"t\"\nrate = \"often\"", "schedules.s.rate", "is no duration"),
         ("[schedules.s]\ntask = \"t\"\ncron = \"* * *\"", "schedules.s.cron", "five fields"),
-        ("[schedules.s]\ntask = \"t\"\ncron = \"0 3 * * ! *\"", "schedules.s.cron", "no cron expression"),
+        ("[schedules.s]\ntask = \"t\"\ncron = \"0 3 * * ! *\"", "schedules.s.cron", "write ? in one of the two"),
+        ("[schedules.s]\ntask = \"t\"\ncron = \"0 3 13 * 5\"", "schedules.s.cron", "crontab and AWS take differently"),
+        ("[schedules.s]\ntask = \"t\"\ncron = \"0 0 30 2 ? *\"", "schedules.s.cron", "never comes"),
+        (
+            "[schedules.s]\ntask = \"t\"\nrate = \"1m\"\ntimezone = \"Europe/Berlni\"",
+            "schedules.s.timezone",
+            "did you mean \"Europe/Berlin\"?",
+        ),
+        (
+            "[schedules.s]\ntask = \"t\"\nat = \"2027-03-28T02:30:00\"\ntimezone = \"Europe/Berlin\"",
+            "schedules.s.at",
+            "clocks go forward over it",
+        ),
+        (
+            "[schedules.s]\ntask = \"t\"\ncron = \"0 0 1 1 ? *\"\nstart = 2027-02-01T00:00:00\nend = 2027-03-01T00:00:00",
+            "schedules.s.end",
+            "it never fires between start and end",
+        ),
         ("[schedules.s]\ntask = \"t\"\nat = \"tomorrow\"", "schedules.s.at", "no local date and time"),
         ("[schedules.s]\ntask = \"t\"\nat = \"2027-02-29T00:00:00\"", "schedules.s.at", "no local date and time"),
         ("[schedules.s]\ntask = \"t\"\nat = \"2027-01-01T00:00:00Z\"", "schedules.s.at", "the zone as timezone"),
@@ -710,5 +727,53 @@ proptest! {
         let key = &reference()[index % reference().len()];
         let (text, _) = file_with(key, &value);
         let _ = Config::parse(&text, &NoVars, &Overrides::default());
+    }
+}
+
+#[test]
+fn on_aws_seconds_need_an_agent_that_fires_them() {
+    let text = |rate: &str, class: &str| {
+        format!(
+            "[app]\nname = \"shop\"\nbackend = \"aws\"\n[functions.f]\npackage = \"f\"\n\
+             [queues.q]\nclass = \"{class}\"\nfunctions = [\"f\"]\n[workers.w]\nqueues = [\"q\"]\n\
+             [schedules.s]\nrate = \"{rate}\"\ntask = \"t\"\nqueue = \"q\"\n"
+        )
+    };
+    let mistakes = |rate, class| {
+        let parsed = Config::parse(&text(rate, class), &NoVars, &Overrides::default());
+        parsed.err().map_or_else(String::new, |mistakes| mistakes.to_string())
+    };
+    for rate in ["30 seconds", "90 seconds"] {
+        assert!(mistakes(rate, "lambda").contains("schedules.s.rate: EventBridge has no rate in seconds"), "{rate}");
+        assert!(!mistakes(rate, "ecs").contains("EventBridge"), "{rate}");
+    }
+    assert!(!mistakes("2 minutes", "lambda").contains("EventBridge"));
+}
+
+#[test]
+fn a_schedule_made_at_run_time_is_checked_as_one_of_the_file() {
+    let config = parse("[queues.loose]\ntrack = \"none\"\nfunctions = [\"f\"]\n").unwrap_or_else(|mistakes| {
+        panic!("{mistakes}");
+    });
+    let now = crate::time::Timestamp(1_800_000_000_000);
+    let checked = |change: fn(&mut Definition)| {
+        let mut definition = Definition { task: "t".into(), rate: Some("1m".into()), ..Definition::default() };
+        change(&mut definition);
+        let schedule = definition.read("s".parse().unwrap()).unwrap();
+        schedule.check(&config, now).map_err(|unfit| unfit.to_string())
+    };
+    assert_eq!(checked(|_| ()), Ok(()));
+    for (change, what) in [
+        ((|it| it.queue = Some("nowhere".into())) as fn(&mut Definition), "`queue`: there is no queue `nowhere`"),
+        (|it| it.queue = Some("loose".into()), "`queue`: its task goes to queue `loose`"),
+        (
+            |it| (it.rate, it.at) = (None, Some("2026-01-01T00:00:00".into())),
+            "`at`: 2026-01-01T00:00:00 in UTC has passed",
+        ),
+        (|it| it.end = Some("2026-01-01T00:00:00".into()), "`end`: it has passed"),
+        (|it| (it.rate, it.cron) = (None, Some("0 0 1 1 ? 2026".into())), "`cron`: "),
+    ] {
+        let refusal = checked(change).unwrap_err();
+        assert!(refusal.starts_with(what), "{refusal}");
     }
 }

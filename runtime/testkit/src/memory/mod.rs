@@ -77,6 +77,7 @@ struct Store {
     rows: Rows,
     blobs: BTreeMap<BlobKey, (Bytes, Timestamp)>,
     schedules: BTreeMap<ScheduleName, ScheduleRecord>,
+    schedule_revision: u64,
     roster: Roster,
 }
 

@@ -5,12 +5,15 @@ use std::{collections::BTreeMap, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rhubarb_core::{
-    backend::{BlobInfo, BlobKey, Blobs, Heard, Result, ScheduleRecord, Schedules, StoreError, WorkerRecord, Workers},
+    backend::{
+        BlobInfo, BlobKey, Blobs, Current, Heard, Noted, Result, ScheduleRecord, Schedules, StoreError, WorkerRecord,
+        Workers,
+    },
     ids::{ScheduleName, WorkerId},
     time::Timestamp,
 };
 
-use super::MemoryBackend;
+use super::{MemoryBackend, Store};
 use crate::faults::Verb;
 
 /// After so long a silent worker is left out of the list.
@@ -98,7 +101,10 @@ impl Schedules for MemoryBackend {
     async fn put(&self, schedules: &[ScheduleRecord]) -> Vec<Result<()>> {
         self.each(Verb::Schedule, schedules.len(), |store, _, _| {
             let put = |schedule: &ScheduleRecord| {
-                store.schedules.insert(schedule.name.clone(), schedule.clone());
+                let known = store.schedules.get_mut(&schedule.name);
+                let changed = known.is_none_or(|known| known.replace(schedule));
+                store.schedules.entry(schedule.name.clone()).or_insert_with(|| schedule.clone());
+                store.schedule_revision += u64::from(changed);
                 Ok(())
             };
             schedules.iter().map(put).collect()
@@ -108,7 +114,9 @@ impl Schedules for MemoryBackend {
 
     async fn delete(&self, names: &[ScheduleName]) -> Vec<Result<()>> {
         self.each(Verb::Schedule, names.len(), |store, _, _| {
+            let before = store.schedules.len();
             store.schedules.retain(|name, _| !names.contains(name));
+            store.schedule_revision += u64::from(store.schedules.len() != before);
             names.iter().map(|_| Ok(())).collect()
         })
         .await
@@ -116,6 +124,44 @@ impl Schedules for MemoryBackend {
 
     async fn list(&self) -> Result<Vec<ScheduleRecord>> {
         self.whole(Verb::Schedule, |store, _, _| Ok(store.schedules.values().cloned().collect())).await
+    }
+
+    async fn read(&self, names: &[ScheduleName]) -> Result<Vec<Option<ScheduleRecord>>> {
+        let read = |name: &ScheduleName, store: &Store| store.schedules.get(name).cloned();
+        self.whole(Verb::Schedule, |store, _, _| Ok(names.iter().map(|name| read(name, store)).collect())).await
+    }
+
+    async fn pause(&self, name: &ScheduleName, paused: bool) -> Result<bool> {
+        self.whole(Verb::Schedule, |store, now, _| {
+            let Some(schedule) = store.schedules.get_mut(name) else { return Ok(false) };
+            store.schedule_revision += u64::from(schedule.pause(paused, now.epoch));
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn note(&self, noted: &[Noted]) -> Vec<Result<()>> {
+        self.each(Verb::Schedule, noted.len(), |store, _, _| {
+            let note = |noted: &Noted| {
+                if let Some(schedule) = store.schedules.get_mut(&noted.name) {
+                    schedule.note(noted);
+                }
+                Ok(())
+            };
+            noted.iter().map(note).collect()
+        })
+        .await
+    }
+
+    async fn enter(&self, name: &ScheduleName, expected: Option<Current>, next: Current) -> Result<bool> {
+        self.whole(Verb::Schedule, |store, _, _| {
+            Ok(store.schedules.get_mut(name).is_some_and(|schedule| schedule.enter(expected, next)))
+        })
+        .await
+    }
+
+    async fn revision(&self) -> Result<u64> {
+        self.whole(Verb::Schedule, |store, _, _| Ok(store.schedule_revision)).await
     }
 }
 

@@ -4,7 +4,7 @@
 //! the key that is best changed. A key that could not be read is not complained about again.
 
 mod queues;
-mod schedules;
+pub(in crate::config) mod schedules;
 mod tasks;
 mod workers;
 
