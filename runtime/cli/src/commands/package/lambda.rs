@@ -1,6 +1,7 @@
 //! Builds for Lambda: the functions in the project, the host from Rhubarb's own sources.
 //!
-//! Both with the profile `dist`, whose binaries are small: a project that has none gets ours.
+//! Both with the profile `dist`, whose binaries are small, unless another is asked for: a project that has no
+//! `dist` gets ours.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,11 +23,11 @@ use crate::{
 
 /// Where the host's crate lies: in the repository that this program was built from.
 const HOST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../lambda");
-/// Its binary.
+/// Its package, and its binary.
 const HOST_BINARY: &str = "rhubarb-lambda";
-const PROFILE: &str = "dist";
-/// The profile, where the project has none of that name.
-const PROFILE_KEYS: [&str; 5] = [
+const DIST: &str = "dist";
+/// The profile of that name, where the project has none.
+const DIST_KEYS: [&str; 5] = [
     r#"profile.dist.inherits="release""#,
     r#"profile.dist.lto="fat""#,
     "profile.dist.codegen-units=1",
@@ -39,6 +40,7 @@ pub(super) struct Builder<'a> {
     pub(super) project: &'a Project,
     pub(super) session: &'a Session,
     pub(super) linker: &'a Linker,
+    pub(super) profile: &'a str,
     pub(super) arch: Arch,
 }
 
@@ -56,7 +58,7 @@ impl Builder<'_> {
         let workspace = build::workspace(self.project, self.session).await?;
         self.session.screen.note(format!("building the bootstrap for {}", self.arch));
         let mut command = self.command(&workspace);
-        command.arg("--manifest-path").arg(manifest).args(["--bin", HOST_BINARY]);
+        command.arg("--manifest-path").arg(manifest).args(["--package", HOST_BINARY, "--bin", HOST_BINARY]);
         let messages = output_of(command).await?;
         built(&messages, HOST_BINARY)
     }
@@ -73,8 +75,8 @@ impl Builder<'_> {
         let listed: Vec<&str> = names.into_iter().collect();
         self.session.screen.note(format!("building for {}: {}", self.arch, listed.join(", ")));
         let mut command = self.command(&workspace);
-        if !has_profile(&workspace)? {
-            command.args(PROFILE_KEYS.iter().flat_map(|key| ["--config", key]));
+        if self.profile == DIST && !has_dist(&workspace)? {
+            command.args(DIST_KEYS.iter().flat_map(|key| ["--config", key]));
         }
         for (package, binary) in &binaries {
             command.args(["--package", package, "--bin", binary]);
@@ -87,7 +89,7 @@ impl Builder<'_> {
         let mut command = self.linker.build(self.arch);
         command.current_dir(&self.project.root).args([
             "--profile",
-            PROFILE,
+            self.profile,
             "--message-format=json-render-diagnostics",
         ]);
         command.arg("--target-dir").arg(&workspace.target_directory);
@@ -109,10 +111,10 @@ fn built(messages: &str, binary: &str) -> Result<PathBuf> {
     found.ok_or_else(|| CliError::Configuration(format!("cargo built no binary `{binary}`")))
 }
 
-fn has_profile(workspace: &Workspace) -> Result<bool> {
+fn has_dist(workspace: &Workspace) -> Result<bool> {
     let path = workspace.workspace_root.join("Cargo.toml");
     let text = fs::read_to_string(&path).map_err(|error| CliError::io("read Cargo.toml", &error))?;
     let table: toml::Table = toml::from_str(&text)
         .map_err(|error| CliError::Configuration(format!("Cargo.toml cannot be read: {error}")))?;
-    Ok(table.get("profile").and_then(|profiles| profiles.get(PROFILE)).is_some())
+    Ok(table.get("profile").and_then(|profiles| profiles.get(DIST)).is_some())
 }

@@ -56,6 +56,9 @@ pub(crate) struct Package {
     /// The processor; may be given twice [default: x86_64, and arm64 where Rust's target for it is installed]
     #[arg(long, value_name = "ARCH")]
     arch: Vec<ArchName>,
+    /// The cargo profile; `dev` builds quickly what is only tried on an emulator
+    #[arg(long, value_name = "NAME", default_value = "dist")]
+    profile: String,
     /// A built bootstrap, rather than one that is built here
     #[arg(long, value_name = "FILE")]
     bootstrap: Option<PathBuf>,
@@ -110,7 +113,7 @@ impl Package {
         let linker = Linker::find(&project.root, session);
         let mut packed = Vec::new();
         for arch in self.archs(&project, &linker, session).await? {
-            let builder = Builder { project: &project, session, linker: &linker, arch };
+            let builder = Builder { project: &project, session, linker: &linker, profile: &self.profile, arch };
             let bootstrap = match &self.bootstrap {
                 Some(path) => path.clone(),
                 None => builder.bootstrap().await?,
