@@ -10,7 +10,7 @@
 //! Who holds a task is read from the task's row.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -40,8 +40,9 @@ const RENEW_WITHIN: Duration = Duration::from_secs(5);
 const SETTLE_TIME: Duration = Duration::from_secs(4);
 /// A function is told so long at most before it is killed for the deadline.
 const NOTICE_MAX: Duration = Duration::from_secs(5);
-/// What the answer alone has.
-const ANSWER_TIME: Duration = Duration::from_millis(500);
+/// What the answer alone has, and of it the last word to the queue about what must come back.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
+const RELEASE_TIME: Duration = Duration::from_millis(700);
 /// What became of a message that nobody knows about: it comes back after the lease that may stand, and
 /// later from time to time, so that an outage of the store does not use up its receives.
 const UNKNOWN_DOUBLINGS_MAX: u32 = 5;
@@ -51,6 +52,8 @@ const PAUSED_DELAY: Duration = Duration::from_secs(300);
 
 /// The timeout that is deployed leaves a task its own limit: it is cut off only after that.
 const _: () = assert!(SETTLE_TIME.as_secs() + NOTICE_MAX.as_secs() < SETTLE_ALLOWANCE.as_secs());
+const _: () =
+    assert!(RELEASE_TIME.as_millis() < ANSWER_TIME.as_millis() && ANSWER_TIME.as_secs() < SETTLE_TIME.as_secs());
 
 /// Feeds one function from Lambda's invocations.
 pub struct Feeder {
@@ -193,7 +196,7 @@ impl Feeder {
 
     async fn work(&self, batch: Vec<Message>, times: Times) -> Vec<ItemFailure> {
         let _kept = self.keep_leases();
-        let row = self.queue_row().await;
+        let row = tokio::time::timeout_at(times.cut.tell.into(), self.queue_row()).await.ok().and_then(Result::ok);
         let mut lines = Lines::new(batch, self.queue.fifo);
         let mut failures = Vec::new();
         loop {
@@ -203,10 +206,15 @@ impl Feeder {
             }
             let (pending, deliveries): (Vec<Pending>, Vec<Delivery>) = round.into_iter().map(Pending::of).unzip();
             let fates = match &row {
-                Ok(row) if row.as_ref().is_some_and(|row| row.paused) => self.put_back(&pending, PAUSED_DELAY).await,
-                Ok(_) if Instant::now() >= times.cut.tell => self.put_back(&pending, Duration::ZERO).await,
-                Ok(row) => self.run(row.as_ref(), deliveries, &pending, times).await,
-                Err(_) => vec![Fate::Unknown; pending.len()],
+                Some(Some(row)) if row.paused => self.put_back(&pending, PAUSED_DELAY).await,
+                Some(_) if Instant::now() >= times.cut.tell => self.put_back(&pending, Duration::ZERO).await,
+                Some(row) => {
+                    // A store that does not answer must not keep the invocation beyond its deadline.
+                    let run = self.run(row.as_ref(), deliveries, &pending, times);
+                    let fates = tokio::time::timeout_at(times.last.into(), run).await;
+                    fates.unwrap_or_else(|_| vec![Fate::Unknown; pending.len()])
+                }
+                None => vec![Fate::Unknown; pending.len()],
             };
             self.answer(&mut lines, pending, fates, &mut failures).await;
         }
@@ -240,12 +248,22 @@ impl Feeder {
     ) -> Vec<Fate> {
         self.ear.clear();
         let policy = self.policy(row);
+        let deliveries = self.backend.send_worn_anew(&policy, deliveries).await;
+        let receipts: Vec<ReceiptHandle> = deliveries.iter().map(|delivery| delivery.receipt.clone()).collect();
         let claimed = claim_deliveries(&*self.backend, &policy, &self.worker, deliveries).await;
         let batch = self.host.open(&self.queue, claimed.taken.won).await;
         self.host.run_until(batch, times.cut).await;
-        self.host.settled(times.last.saturating_duration_since(Instant::now())).await;
-        let fates = claimed.fates.into_iter().zip(pending);
-        fates.map(|(fate, pending)| if fate == Fate::Kept { self.ear.fate(&pending.receipt) } else { fate }).collect()
+        // Not written by then, it is known to nobody here; the lease ends, and the row tells.
+        let settle_until = times.last.checked_sub(Duration::from_millis(50)).unwrap_or(times.last);
+        self.host.settled(settle_until.saturating_duration_since(Instant::now())).await;
+        let fates: HashMap<&ReceiptHandle, Fate> = receipts.iter().zip(claimed.fates).collect();
+        let fate = |pending: &Pending| match fates.get(&pending.receipt) {
+            Some(Fate::Kept) => self.ear.fate(&pending.receipt),
+            Some(fate) => *fate,
+            // Sent anew: the new message rings for the task.
+            None => Fate::Deleted,
+        };
+        pending.iter().map(fate).collect()
     }
 
     fn policy(&self, row: Option<&QueueRow>) -> ClaimPolicy {
@@ -306,7 +324,8 @@ impl Feeder {
             return;
         }
         let name = &self.queue.name;
-        for error in self.backend.broker().release(name, &releases).await.into_iter().filter_map(Result::err) {
+        let released = tokio::time::timeout(RELEASE_TIME, self.backend.broker().release(name, &releases)).await;
+        for error in released.unwrap_or_default().into_iter().filter_map(Result::err) {
             tracing::warn!(queue.name = %name, error = %error, "cannot say when a message of queue {name} comes back");
         }
     }

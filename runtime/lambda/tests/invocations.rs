@@ -273,6 +273,21 @@ async fn while_the_store_is_out_of_reach_messages_go_back_and_nothing_is_lost() 
 }
 
 #[tokio::test]
+async fn a_store_that_never_answers_does_not_keep_an_invocation_beyond_its_deadline() {
+    for silent in [Verb::Queues, Verb::Claim, Verb::Settle] {
+        let down = Arc::new(AtomicBool::new(false));
+        let switch = Arc::clone(&down);
+        let hang = move |verb| if verb == silent && switch.load(Relaxed) { Fault::CrashBefore } else { Fault::None };
+        let sandbox = Sandbox::with("", Some(Arc::new(hang))).await;
+        sandbox.enqueue(json!({})).await;
+        down.store(true, Relaxed);
+        let began = Instant::now();
+        assert_eq!(sandbox.invoke_within(5 * SECOND, &[]).await, [0], "{silent:?}");
+        assert!(began.elapsed() < 5 * SECOND, "{silent:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_messages_of_a_paused_queue_go_back_unread() {
     let sandbox = Sandbox::new("").await;
     let id = sandbox.enqueue(json!({})).await;

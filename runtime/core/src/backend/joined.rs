@@ -186,6 +186,14 @@ pub trait Backend: Send + Sync {
         Ok(claim_deliveries(self, policy, worker, deliveries).await.taken)
     }
 
+    /// Sends anew what the broker would soon move aside for having been received too often, and returns the
+    /// others. For feeders that receive by other means than [`Self::take`], which does so itself. A broker
+    /// that moves nothing aside returns all.
+    async fn send_worn_anew(&self, policy: &ClaimPolicy, deliveries: Vec<Delivery>) -> Vec<Delivery> {
+        let _ = policy;
+        deliveries
+    }
+
     /// Returns when one of these queues may have something to take, or after `wait`: what an agent whose
     /// takes came back empty does next. Dropping the future loses nothing.
     ///
