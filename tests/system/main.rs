@@ -9,4 +9,5 @@ mod ends;
 mod foreign;
 mod input;
 mod limits;
+mod schedules;
 mod sharing;

@@ -29,6 +29,7 @@ use crate::{
     beat::{self, Beat},
     feeder::Feeder,
     programs::{self, NoBinary},
+    scheduler::{self, Scheduler},
 };
 
 /// With each renewal comes word of a cancellation, so none comes later than this.
@@ -107,6 +108,7 @@ pub struct Agent {
     worker: WorkerConfig,
     queues: Vec<Arc<QueueConfig>>,
     record: WorkerRecord,
+    scheduler: Scheduler,
     stopper: Stopper,
     shutdown_grace: Duration,
 }
@@ -143,6 +145,7 @@ impl Agent {
             concurrency: slots,
             prefetch: worker.prefetch,
             functions: Vec::new(),
+            tasks: BTreeMap::new(),
             gpus: Vec::new(),
             holds: Vec::new(),
             silent_after: beat::SILENT_AFTER,
@@ -156,6 +159,8 @@ impl Agent {
                 tracing::info!(queue.name = %queue.name, count = purged.count, "purged queue {}", queue.name);
             }
         }
+        reconcile(&*backend, &config).await?;
+        let scheduler = Scheduler::new(Arc::clone(&backend), Arc::clone(&config));
         let parts = HostParts {
             backend: Arc::clone(&backend),
             config,
@@ -168,7 +173,7 @@ impl Agent {
         let mut host = Host::new(parts);
         host.warm_up().await;
         let stopper = Stopper { drain: CancellationToken::new(), now: CancellationToken::new() };
-        Ok(Self { backend, host: Arc::new(host), worker, queues, record, stopper, shutdown_grace })
+        Ok(Self { backend, host: Arc::new(host), worker, queues, record, scheduler, stopper, shutdown_grace })
     }
 
     /// A handle that stops it.
@@ -195,6 +200,7 @@ impl Agent {
         };
         let background = TaskTracker::new();
         background.spawn(beat.run(end.clone()));
+        background.spawn(scheduler::run(self.scheduler.clone(), self.record.clone(), end.clone()));
         background.spawn(beat::sweep(Arc::clone(&self.host), self.record.clone(), end.clone()));
         let (keeper, keep_until) = (Arc::clone(self.host.keeper()), end.clone());
         background.spawn(async move { keeper.run(keep_until).await });
@@ -268,6 +274,20 @@ impl Agent {
         tracing::info!(worker.id = %id, drained, settled, "worker {id} has stopped");
         Summary { drained, settled }
     }
+}
+
+/// Brings the store's schedules in line with the file's.
+async fn reconcile(backend: &dyn Backend, config: &Config) -> Result<(), StoreError> {
+    let now = Timestamp::from_system(SystemTime::now());
+    let done = rhubarb_core::schedule::reconcile(backend.schedules(), config, now).await?;
+    for name in &done.too_late {
+        tracing::warn!(schedule.name = %name, "schedule {name} was to fire at a time that has passed, and never did: write a time that is to come");
+    }
+    if !done.put.is_empty() || !done.deleted.is_empty() {
+        let (put, deleted) = (done.put.len(), done.deleted.len());
+        tracing::info!(put, deleted, "took over the file's schedules: {put} new or changed, {deleted} gone");
+    }
+    Ok(())
 }
 
 /// The queues this worker feeds: known ones, and of those that want GPUs the ones that may run without.

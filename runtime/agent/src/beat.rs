@@ -53,6 +53,7 @@ impl Beat {
     async fn beat(&mut self) -> Result<(), StoreError> {
         self.record.state = *self.state.borrow_and_update();
         self.record.functions = self.host.functions().health();
+        self.record.tasks = self.host.functions().said();
         self.record.holds = self.host.keeper().held();
         self.backend.workers().beat(&self.record).await?;
         let rows = self.backend.tasks().queues().await?;

@@ -3,6 +3,8 @@
 //! * [`agent`]: from its start to the three phases of its shutdown.
 //! * [`programs`]: which executable a function is, and what environment it gets.
 //!
+//! * [`scheduler`]: fires schedules where the worker holds that role.
+//!
 //! Beside them run the receive loop (room first, then receive), the heartbeat and the sweep. An agent
 //! that is killed leaves leases that end: whoever sweeps next brings its tasks back.
 
@@ -10,5 +12,6 @@ pub mod agent;
 mod beat;
 mod feeder;
 pub mod programs;
+pub mod scheduler;
 
 pub use agent::{Agent, AgentError, AgentOptions, Stopper, Summary};

@@ -21,6 +21,7 @@ use rhubarb_core::{
     outcome::{Failure, Outcome},
     routing::Routes,
     row::Settled,
+    schedule::{self, Verdict},
 };
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
@@ -39,6 +40,8 @@ use crate::{
 /// A settlement that the store does not take is tried again after this, doubled up to the next.
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 const SETTLE_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A tick whose overlap cannot be judged is tried again after this.
+const OVERLAP_PAUSE: Duration = Duration::from_secs(1);
 /// Settlements under way for each slot before the slot waits for them.
 const SETTLING_PER_SLOT: usize = 4;
 
@@ -243,11 +246,31 @@ impl Host {
                 Err(outcome) => Some(outcome),
             },
         };
+        let refusal = match refusal {
+            None => self.left_out(&held.attempt).await,
+            Some(outcome) => Some((outcome, Log::default())),
+        };
         match refusal {
             None => Some(held),
-            Some(outcome) => {
-                self.settle(vec![(held, outcome, Log::default())]).await;
+            Some((outcome, log)) => {
+                self.settle(vec![(held, outcome, log)]).await;
                 None
+            }
+        }
+    }
+
+    /// What becomes of a schedule's tick that may not begin beside an earlier one.
+    async fn left_out(&self, attempt: &Attempt) -> Option<(Outcome, Log)> {
+        match schedule::judge(&*self.shared.backend, &attempt.envelope).await {
+            Ok(Verdict::Begin | Verdict::Replaces(_)) => None,
+            Ok(Verdict::LeftOut(other)) => {
+                let text = format!("[left out: task {other} of another tick has not settled]\n");
+                Some((Outcome::Cancelled, Log { text, dropped: 0 }))
+            }
+            Err(error) => {
+                let id = attempt.won.id;
+                tracing::warn!(task.id = %id, error = %error, "cannot tell whether task {id} overlaps another tick: {error}");
+                Some((Outcome::Snoozed(OVERLAP_PAUSE), Log::default()))
             }
         }
     }

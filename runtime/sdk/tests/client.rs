@@ -97,6 +97,7 @@ impl Shop {
             concurrency: 1,
             prefetch: 0,
             functions: Vec::new(),
+            tasks: Default::default(),
             gpus: Vec::new(),
             holds: Vec::new(),
             silent_after: Duration::from_secs(30),

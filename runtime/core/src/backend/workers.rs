@@ -2,14 +2,14 @@
 //!
 //! A worker that falls silent leaves a row behind that says when it was heard last; readers judge.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     backend::Result,
-    ids::{FunctionName, QueueName, TaskId, WorkerId},
+    ids::{FunctionName, QueueName, TaskId, TaskName, WorkerId},
     time::Timestamp,
 };
 
@@ -50,6 +50,9 @@ pub struct WorkerRecord {
     pub prefetch: u32,
     /// Its functions, with the reason where one cannot be started.
     pub functions: Vec<(FunctionName, Option<String>)>,
+    /// The tasks that its functions have said they run.
+    #[serde(default)]
+    pub tasks: BTreeMap<FunctionName, Vec<TaskName>>,
     /// Its GPUs by UUID.
     pub gpus: Vec<String>,
     /// The tasks it holds.

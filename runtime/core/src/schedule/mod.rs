@@ -6,6 +6,7 @@
 
 mod cron;
 mod overlap;
+mod reconcile;
 mod round;
 mod rule;
 mod tick;
@@ -13,6 +14,7 @@ mod zone;
 
 pub use cron::Cron;
 pub use overlap::{Verdict, judge};
+pub use reconcile::{Reconciled, begun, reconcile, renewed};
 pub use round::{LATE_MAX, Position, Round};
 pub use rule::Rule;
 pub use tick::{Tick, key, prepare};

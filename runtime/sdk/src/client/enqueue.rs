@@ -153,14 +153,25 @@ enum Ready {
     Large(Box<Prepared>, BlobKey),
 }
 
+impl From<Prepared> for Ready {
+    fn from(prepared: Prepared) -> Self {
+        match prepared.needs_claim_check() {
+            None => Self::Small(prepared.submission()),
+            Some(key) => Self::Large(Box::new(prepared), key),
+        }
+    }
+}
+
 fn prepare(client: &Client, task: NewTask) -> Result<Ready, ClientError> {
     let task = task.into_inner().map_err(ClientError::Invalid)?;
     let limits = client.backend().broker().limits();
-    let prepared = task.prepare(client.config(), limits, client.now(), TaskId::mint())?;
-    Ok(match prepared.needs_claim_check() {
-        None => Ready::Small(prepared.submission()),
-        Some(key) => Ready::Large(Box::new(prepared), key),
-    })
+    Ok(task.prepare(client.config(), limits, client.now(), TaskId::mint())?.into())
+}
+
+/// Submits one task that somebody else has prepared.
+pub(super) async fn submit_prepared(client: &Client, prepared: Prepared) -> Result<TaskId, ClientError> {
+    let answer = submit(client, vec![Ok(prepared.into())]).await.pop();
+    answer.unwrap_or(Err(unanswered())).map(|(id, _)| id)
 }
 
 /// Submits what is prepared: one result each, in order.

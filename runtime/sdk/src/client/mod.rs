@@ -9,6 +9,7 @@ mod handle;
 #[cfg(any(feature = "local", feature = "aws"))]
 mod open;
 mod queues;
+mod schedules;
 mod waiting;
 
 use std::{
@@ -41,6 +42,7 @@ pub use self::{
     error::{ClientError, OutputError},
     handle::Handle,
     queues::QueueStatus,
+    schedules::ScheduleStatus,
     waiting::WaitReason,
 };
 use crate::{

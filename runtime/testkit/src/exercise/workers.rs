@@ -44,6 +44,7 @@ fn new_worker(time: &dyn Clockwork) -> WorkerRecord {
         concurrency: 4,
         prefetch: 1,
         functions: Vec::new(),
+        tasks: Default::default(),
         gpus: vec!["GPU-1".into()],
         holds: vec![TaskId::mint()],
         silent_after: SILENT_AFTER,
