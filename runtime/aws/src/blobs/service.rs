@@ -92,13 +92,14 @@ async fn read(mut body: ByteStream, max: usize) -> Result<Bytes, HttpError> {
 #[error("nothing more of the answer came for {0:?}")]
 struct StandsStill(Duration);
 
+/// No connection, or one that ended before the answer: whatever was asked may be asked again.
 fn unsent(error: ConnectorError) -> HttpError {
     let kind = if error.is_timeout() {
         HttpErrorKind::Timeout
-    } else if error.is_io() {
-        HttpErrorKind::Connect
-    } else {
+    } else if error.is_user() {
         HttpErrorKind::Unknown
+    } else {
+        HttpErrorKind::Request
     };
     HttpError::new(kind, error)
 }
