@@ -45,3 +45,11 @@ pub const BY_QUEUE: Index = Index {
 
 /// Every index of the table.
 pub const INDEXES: [Index; 3] = [DUE, BY_STATE, BY_QUEUE];
+
+/// Into how many partitions each value of an index is spread, by a hash of the task's id.
+///
+/// DynamoDB writes up to 1,000 units a second to one partition, of an index as of a table. A task at track level
+/// `full` writes each of its states' partitions twice (in and out), so that a shard carries about 500 tasks a
+/// second of one queue, and, for what the sweep looks at, of the whole application: four carry 2,000. Reads ask
+/// every shard, so it may be raised at any time (rows of lower numbers stay where they are) and never lowered.
+pub const SHARDS: u8 = 4;

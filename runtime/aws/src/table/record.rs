@@ -1,0 +1,718 @@
+//! A task's row as a verb sees it: decoded from its item, changed by the core's `Row`, encoded again.
+//!
+//! The item is kept beside what was read from it, so that a write carries only what has changed. Everything that
+//! stands in an index is made here from the record, so that no verb thinks of it. What the last attempt left (its
+//! log, its failure) stands in the row only until the next claim, which moves it to the history: a row that is
+//! renewed stays small.
+
+use std::time::Duration;
+
+use rhubarb_core::{
+    backend::{AttemptRecord, Log, Progress, Result, StoreError, Submission, TaskRecord, WonRow},
+    envelope::{BlobRef, Envelope},
+    ids::{FencingToken, QueueName, TaskId, TaskName, WorkerId},
+    limits::{KEEP_DEFAULT, KEEP_FAILED_DEFAULT, TOMBSTONE_AGE},
+    outcome::{Failure, Output},
+    row::{AckMode, Hold, Row, State},
+    table::{BY_QUEUE, BY_STATE, DUE, TTL},
+    time::{LeaseTime, Now, Timestamp, millis},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    attributes::{Item, damaged, from_item, size, to_item},
+    keys::{self, Due},
+};
+
+/// What is kept about a task that was not settled by a holder.
+pub(crate) const KEEP: (Duration, Duration) = (KEEP_DEFAULT, KEEP_FAILED_DEFAULT);
+/// A row that is renewed is under this, so that a heartbeat costs one unit.
+pub(crate) const ROW_BYTES_MAX: usize = 1024;
+/// What a claim adds to a row: the hold, the attempt, the place in the index of leases.
+const CLAIM_BYTES: usize = 280;
+/// A log up to this waits in the row for the next claim, and saves a write.
+pub(crate) const LOG_IN_ROW_BYTES_MAX: usize = 4096;
+/// What of an earlier failure stays in a row that is held; the history has all of it.
+const FAILURE_CHARS_IN_HELD_ROW: usize = 120;
+
+/// Where the envelope is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Spec {
+    /// In the row.
+    Inline(String),
+    /// In items of its own.
+    Parts(Parts),
+    /// Nowhere: never readable, or forgotten.
+    Gone,
+}
+
+/// The items that hold an envelope.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Parts {
+    /// A hash of the envelope, so that another under the same id has other items.
+    pub(crate) name: String,
+    /// How many.
+    pub(crate) count: u32,
+}
+
+/// The last attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Last {
+    pub(crate) fence: FencingToken,
+    pub(crate) attempt: u32,
+    pub(crate) worker: WorkerId,
+    pub(crate) started: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ended: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) outcome: Option<String>,
+    /// The row's failure is this attempt's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) failed: bool,
+    /// Why it was interrupted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
+}
+
+/// A task's row.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) id: TaskId,
+    pub(crate) task: TaskName,
+    pub(crate) queue: QueueName,
+    pub(crate) submitted: Timestamp,
+    pub(crate) row: Row,
+    pub(crate) last: Option<Last>,
+    pub(crate) settled: Option<Timestamp>,
+    /// When the record's time to be kept has passed; none once it has been forgotten.
+    pub(crate) forget_at: Option<Timestamp>,
+    pub(crate) spec: Spec,
+    pub(crate) failure: Option<Failure>,
+    /// The attempt whose history has the whole of a failure that was cut.
+    pub(crate) failure_of: Option<FencingToken>,
+    pub(crate) output: Option<Output>,
+    pub(crate) log: Option<Log>,
+    pub(crate) progress: Option<Progress>,
+    pub(crate) checkpoint: Option<BlobRef>,
+    /// Only id, state and fence are left.
+    pub(crate) tombstone: bool,
+    /// When DynamoDB may delete it, in epoch seconds.
+    pub(crate) ttl: Option<i64>,
+    /// Where a held row stands in the index of leases: at the end of its lease, or before.
+    lease_due: Option<Timestamp>,
+    /// Drawn anew with each write; 0 in a row that nobody has touched since it was submitted.
+    pub(crate) mark: u64,
+    /// The item that it was read from.
+    pub(crate) stored: Item,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredHold {
+    until: i64,
+    lease_ms: i64,
+    ack: AckMode,
+}
+
+/// The item's attributes, beside its key.
+#[derive(Serialize, Deserialize)]
+struct Fields {
+    rev: u64,
+    task: TaskName,
+    queue: QueueName,
+    submitted: Timestamp,
+    state: State,
+    fence: FencingToken,
+    #[serde(default, skip_serializing_if = "is_default")]
+    attempt: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<u32>,
+    queued_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ring_at: Option<Timestamp>,
+    rings: u32,
+    rung_at: Timestamp,
+    #[serde(default, skip_serializing_if = "is_default")]
+    cancel_asked: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    alone: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    interruptions: u32,
+    #[serde(default, skip_serializing_if = "is_default")]
+    snoozes: u32,
+    #[serde(default, skip_serializing_if = "is_default")]
+    redriven: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hold: Option<StoredHold>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<Last>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    settled: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forget_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spec: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spec_parts: Option<Parts>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failure: Option<Failure>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failure_of: Option<FencingToken>,
+    /// As JSON text: numbers come back as they were written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    output: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log: Option<Log>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    progress: Option<Progress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checkpoint: Option<BlobRef>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    tombstone: bool,
+    #[serde(rename = "ttl", default, skip_serializing_if = "Option::is_none")]
+    ttl: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due_shard: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state_shard: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    queue_shard: Option<String>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Record {
+    /// The record of a task that is accepted now. Where its envelope goes is not decided yet.
+    pub(crate) fn new(submission: &Submission, row: Row) -> Self {
+        Self::of(submission.id, submission.task.clone(), submission.queue.clone(), row)
+    }
+
+    /// A record without an envelope.
+    pub(crate) fn of(id: TaskId, task: TaskName, queue: QueueName, row: Row) -> Self {
+        Self {
+            id,
+            task,
+            queue,
+            submitted: row.queued_at,
+            row,
+            last: None,
+            settled: None,
+            forget_at: None,
+            spec: Spec::Gone,
+            failure: None,
+            failure_of: None,
+            output: None,
+            log: None,
+            progress: None,
+            checkpoint: None,
+            tombstone: false,
+            ttl: None,
+            lease_due: None,
+            mark: 0,
+            stored: Item::new(),
+        }
+    }
+
+    /// Reads a row; none where its time has passed and DynamoDB has not deleted it yet.
+    pub(crate) fn decode(item: Item, now: Timestamp) -> Result<Option<Self>> {
+        let id = keys::id_of(&item).ok_or_else(|| damaged("an item that is no task's row"))?;
+        let fields: Fields = from_item(&item)?;
+        if fields.ttl.is_some_and(|ttl| ttl.saturating_mul(1000) <= now.as_millis()) {
+            return Ok(None);
+        }
+        let hold = fields.hold.zip(fields.last.as_ref()).map(|(hold, last)| Hold {
+            worker: last.worker.clone(),
+            until: LeaseTime(hold.until),
+            lease: Duration::from_millis(u64::try_from(hold.lease_ms).unwrap_or(0)),
+            ack: hold.ack,
+            started: last.started,
+        });
+        let row = Row {
+            state: fields.state,
+            fence: fields.fence,
+            attempt: fields.attempt,
+            max_attempts: fields.max_attempts.unwrap_or(u32::MAX),
+            hold,
+            queued_at: fields.queued_at,
+            not_before: fields.not_before,
+            expires: fields.expires,
+            ring_at: fields.ring_at,
+            rings: fields.rings,
+            rung_at: fields.rung_at,
+            cancel_asked: fields.cancel_asked,
+            alone: fields.alone,
+            interruptions: fields.interruptions,
+            snoozes: fields.snoozes,
+            redriven: fields.redriven,
+        };
+        let spec = match (fields.spec, fields.spec_parts) {
+            (Some(spec), _) => Spec::Inline(spec),
+            (None, Some(parts)) => Spec::Parts(parts),
+            (None, None) => Spec::Gone,
+        };
+        let output = fields.output.map(|text| serde_json::from_str(&text)).transpose();
+        Ok(Some(Self {
+            id,
+            task: fields.task,
+            queue: fields.queue,
+            submitted: fields.submitted,
+            lease_due: fields.due_at.filter(|_| row.state == State::Running),
+            row,
+            last: fields.last,
+            settled: fields.settled,
+            forget_at: fields.forget_at,
+            spec,
+            failure: fields.failure,
+            failure_of: fields.failure_of,
+            output: output.map_err(|error| damaged(&error))?,
+            log: fields.log,
+            progress: fields.progress,
+            checkpoint: fields.checkpoint,
+            tombstone: fields.tombstone,
+            ttl: fields.ttl,
+            mark: fields.rev,
+            stored: item,
+        }))
+    }
+
+    /// The item of this record.
+    pub(crate) fn encode(&self) -> Result<Item> {
+        let shard = keys::shard(self.id);
+        let due = self.due();
+        let listed = !self.tombstone;
+        let row = self.row.clone();
+        let hold = |hold: Hold| StoredHold { until: hold.until.0, lease_ms: millis(hold.lease), ack: hold.ack };
+        let output = self.output.as_ref().map(serde_json::to_string).transpose();
+        let (spec, spec_parts) = match self.spec.clone() {
+            Spec::Inline(spec) => (Some(spec), None),
+            Spec::Parts(parts) => (None, Some(parts)),
+            Spec::Gone => (None, None),
+        };
+        let fields = Fields {
+            rev: self.mark,
+            task: self.task.clone(),
+            queue: self.queue.clone(),
+            submitted: self.submitted,
+            state: row.state,
+            fence: row.fence,
+            attempt: row.attempt,
+            max_attempts: (row.max_attempts != u32::MAX).then_some(row.max_attempts),
+            queued_at: row.queued_at,
+            not_before: row.not_before,
+            expires: row.expires,
+            ring_at: row.ring_at,
+            rings: row.rings,
+            rung_at: row.rung_at,
+            cancel_asked: row.cancel_asked,
+            alone: row.alone,
+            interruptions: row.interruptions,
+            snoozes: row.snoozes,
+            redriven: row.redriven,
+            hold: row.hold.map(hold),
+            last: self.last.clone(),
+            settled: self.settled,
+            forget_at: self.forget_at,
+            spec,
+            spec_parts,
+            failure: self.failure.clone(),
+            failure_of: self.failure_of,
+            output: output.map_err(|error| damaged(&error))?,
+            log: self.log.clone(),
+            progress: self.progress.clone(),
+            checkpoint: self.checkpoint.clone(),
+            tombstone: self.tombstone,
+            ttl: self.ttl,
+            due_shard: due.map(|(why, _)| why.shard(shard)),
+            due_at: due.map(|(_, at)| at),
+            state_shard: listed.then(|| keys::state_shard(&self.queue, row.state, shard)),
+            queue_shard: listed.then(|| keys::queue_shard(&self.queue, shard)),
+        };
+        let mut item = to_item(&fields)?;
+        item.extend(keys::of(keys::task(self.id), keys::ROW));
+        Ok(item)
+    }
+
+    /// Where it stands in the index of what is due: at one place at most.
+    fn due(&self) -> Option<(Due, Timestamp)> {
+        if let (State::Running, Some(hold)) = (self.row.state, &self.row.hold) {
+            return Some((Due::Lease, self.lease_due.unwrap_or(Timestamp(hold.until.0))));
+        }
+        let ring = self.row.ring_at.map(|at| (Due::Ring, at));
+        ring.or_else(|| self.forget_at.map(|at| (Due::Keep, at)))
+    }
+
+    /// Puts the envelope into the row if there is room beside what a claim adds. Returns whether it did.
+    pub(crate) fn hold_spec(&mut self, spec: &str) -> Result<bool> {
+        let fits = size(&self.encode()?) + "spec".len() + spec.len() + CLAIM_BYTES <= ROW_BYTES_MAX;
+        self.spec = if fits { Spec::Inline(spec.to_owned()) } else { Spec::Gone };
+        Ok(fits)
+    }
+
+    /// The envelope that has to leave the row, so that its heartbeats stay cheap.
+    pub(crate) fn spec_in_the_way(&self) -> Result<Option<&str>> {
+        match &self.spec {
+            Spec::Inline(spec) if self.row.state == State::Running && size(&self.encode()?) > ROW_BYTES_MAX => {
+                Ok(Some(spec))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Begins the attempt that a claim has won.
+    pub(crate) fn begin(&mut self, worker: &WorkerId, now: Timestamp) {
+        self.lease_due = self.row.hold.as_ref().map(|hold| Timestamp(hold.until.0));
+        self.log = None;
+        if let (Some(failure), Some(last)) = (&mut self.failure, &self.last)
+            && let Some((cut, _)) = failure.message.char_indices().nth(FAILURE_CHARS_IN_HELD_ROW)
+            && last.failed
+        {
+            failure.message.truncate(cut);
+            failure.message.push('…');
+            self.failure_of = Some(last.fence);
+        }
+        self.last = Some(Last {
+            fence: self.row.fence,
+            attempt: self.row.attempt,
+            worker: worker.clone(),
+            started: now,
+            ended: None,
+            outcome: None,
+            failed: false,
+            why: None,
+        });
+    }
+
+    /// Notes a renewed lease. The place in the index of leases moves only when half a lease is left until it:
+    /// at every second heartbeat. The sweep reads a row again before it believes that its lease has ended.
+    pub(crate) fn renewed(&mut self, now: Now) {
+        if let Some(last) = &mut self.last {
+            (last.ended, last.outcome) = (None, None);
+        }
+        if let Some(hold) = &self.row.hold {
+            let soon = Timestamp(now.lease.0).after(hold.lease / 2);
+            self.lease_due = self.lease_due.filter(|at| *at >= soon).or(Some(Timestamp(hold.until.0)));
+        }
+    }
+
+    /// Ends the last attempt with an outcome.
+    pub(crate) fn end_attempt(&mut self, outcome: &str, now: Timestamp) {
+        if let Some(last) = &mut self.last {
+            (last.ended, last.outcome) = (Some(now), Some(outcome.to_owned()));
+        }
+    }
+
+    /// Ends the last attempt if it was taken from its holder.
+    pub(crate) fn lose(&mut self, now: Timestamp) {
+        if self.last.as_ref().is_some_and(|last| last.ended.is_none()) {
+            self.end_attempt("lost", now);
+        }
+    }
+
+    /// Notes why the last attempt failed, and with it the task.
+    pub(crate) fn fail(&mut self, failure: Failure) {
+        self.failure = Some(failure);
+        self.failure_of = None;
+        if let Some(last) = &mut self.last {
+            last.failed = true;
+        }
+    }
+
+    /// Keeps what the last attempt printed, if it is short: a long log has an item of its own.
+    pub(crate) fn keep_log(&mut self, log: &Log) {
+        self.log = (!log.is_empty() && log.text.len() <= LOG_IN_ROW_BYTES_MAX).then(|| log.clone());
+    }
+
+    /// Notes when it was settled and until when it is kept, if it is settled by now.
+    pub(crate) fn close(&mut self, now: Timestamp, keep: (Duration, Duration)) {
+        if self.row.state.is_settled() && self.settled.is_none() {
+            let keep = if self.row.state == State::Failed { keep.1 } else { keep.0 };
+            self.settled = Some(now);
+            self.forget_at = Some(now.after(keep));
+        }
+    }
+
+    /// Opens a settled record again.
+    pub(crate) const fn reopen(&mut self) {
+        self.settled = None;
+        self.forget_at = None;
+    }
+
+    /// Leaves a tombstone: everything else goes, and the items beside the row with it. `bare` says that there
+    /// are none any more.
+    pub(crate) fn strip(&mut self, bare: bool) {
+        self.spec = Spec::Gone;
+        self.last = None;
+        self.failure = None;
+        self.failure_of = None;
+        self.output = None;
+        self.log = None;
+        self.progress = None;
+        self.checkpoint = None;
+        self.tombstone = true;
+        if bare {
+            let until = self.settled.unwrap_or(self.submitted).after(TOMBSTONE_AGE);
+            self.forget_at = None;
+            self.ttl = Some(until.as_millis().div_euclid(1000) + 1);
+        }
+    }
+
+    /// The blobs that it names, beside its envelope's.
+    pub(crate) fn blobs(&self, envelope: Option<&Envelope>) -> Vec<BlobRef> {
+        let arguments = envelope.and_then(|envelope| envelope.blob.clone());
+        let output = match &self.output {
+            Some(Output::Blob(blob)) => Some(blob.clone()),
+            Some(Output::Inline(_)) | None => None,
+        };
+        [arguments, output, self.checkpoint.clone()].into_iter().flatten().collect()
+    }
+
+    /// What the holder must know.
+    pub(crate) fn won(&self) -> WonRow {
+        WonRow {
+            fence: self.row.fence,
+            attempt: self.row.attempt,
+            max_attempts: self.row.max_attempts,
+            alone: self.row.alone,
+            submitted: self.submitted,
+            queued_at: self.row.queued_at,
+            started: self.last.as_ref().map_or(self.row.queued_at, |last| last.started),
+            checkpoint: self.checkpoint.clone(),
+        }
+    }
+
+    /// The last attempt for the history, but for a log that does not stand here.
+    pub(crate) fn last_attempt(&self) -> Option<AttemptRecord> {
+        let last = self.last.as_ref()?;
+        let why = last.why.as_ref().map(|why| Failure::new("interrupted", why.as_str()));
+        Some(AttemptRecord {
+            attempt: last.attempt,
+            fence: last.fence,
+            worker: last.worker.clone(),
+            started: last.started,
+            ended: last.ended,
+            outcome: last.outcome.clone(),
+            failure: if last.failed { self.failure.clone() } else { why },
+            log: self.log.clone().unwrap_or_default(),
+        })
+    }
+
+    /// The row as people see it.
+    pub(crate) fn shown(&self) -> TaskRecord {
+        let row = &self.row;
+        TaskRecord {
+            id: self.id,
+            task: self.task.clone(),
+            queue: self.queue.clone(),
+            state: row.state,
+            attempt: row.attempt,
+            max_attempts: self.last.is_some().then_some(row.max_attempts),
+            submitted: self.submitted,
+            queued_at: row.queued_at,
+            not_before: row.not_before,
+            expires: row.expires,
+            started: self.last.as_ref().map(|last| last.started),
+            settled: self.settled,
+            worker: self.last.as_ref().map(|last| last.worker.clone()),
+            progress: self.progress.clone(),
+            cancel_asked: row.cancel_asked,
+            redriven: row.redriven,
+            interruptions: row.interruptions,
+            snoozes: row.snoozes,
+            failure: self.failure.clone(),
+            output: self.output.clone(),
+            checkpoint: self.checkpoint.clone(),
+        }
+    }
+
+    /// The refusal of a write by one who does not hold it.
+    pub(crate) const fn refused(&self) -> StoreError {
+        StoreError::Refused(rhubarb_core::row::Refused { state: self.row.state, fence: self.row.fence })
+    }
+}
+
+// The attributes that the indexes are made of are spelled as fields above; the table's description must agree.
+const _: () = {
+    assert!(same(DUE.partition, "due_shard") && same(DUE.sort, "due_at"));
+    assert!(same(BY_STATE.partition, "state_shard") && same(BY_STATE.sort, "submitted"));
+    assert!(same(BY_QUEUE.partition, "queue_shard") && same(BY_QUEUE.sort, "submitted"));
+    assert!(same(TTL, "ttl"));
+};
+
+const fn same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut index = 0;
+    while index < a.len() {
+        if a[index] != b[index] {
+            return false;
+        }
+        index += 1;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use rhubarb_core::{
+        limits::Limits,
+        outcome::Outcome,
+        row::{Claim, ClaimTerms, Renewed},
+    };
+
+    use super::*;
+    use crate::table::attributes::{number, text};
+
+    const NOW: Now = at(1_800_000_000_000);
+    const LEASE: Duration = Duration::from_secs(30);
+
+    const fn at(ms: i64) -> Now {
+        Now { epoch: Timestamp(ms), lease: LeaseTime(ms) }
+    }
+
+    fn record() -> Record {
+        let (task, queue) = (TaskName::new("train_model").unwrap(), QueueName::new("training").unwrap());
+        let mut record =
+            Record::of(TaskId::mint(), task, queue, Row::submitted(Some(3), None, None, NOW.epoch, &Limits::AWS));
+        record.spec = Spec::Inline("{}".into());
+        record
+    }
+
+    fn claimed() -> Record {
+        let mut record = record();
+        let worker = WorkerId::new("training-1").unwrap();
+        let terms =
+            ClaimTerms { worker: &worker, lease: LEASE, ack: AckMode::Lease, max_attempts: 3, purged_before: None };
+        assert_eq!(record.row.claim(&terms, NOW), Claim::Won);
+        record.begin(&worker, NOW.epoch);
+        record
+    }
+
+    fn due(record: &Record) -> Option<(String, i64)> {
+        let item = record.encode().unwrap();
+        text(&item, DUE.partition).map(str::to_owned).zip(number(&item, DUE.sort))
+    }
+
+    #[track_caller]
+    fn assert_same_when_read(record: &Record) {
+        let item = record.encode().unwrap();
+        let read = Record::decode(item.clone(), NOW.epoch).unwrap().unwrap();
+        assert_eq!(read.row, record.row);
+        assert_eq!(read.encode().unwrap(), item);
+    }
+
+    #[test]
+    fn a_row_is_read_as_it_was_written_at_every_station() {
+        let mut record = record();
+        assert_same_when_read(&record);
+        record = claimed();
+        record.progress = Some(Progress { done: 1, total: u64::MAX, message: Some("ä".into()) });
+        record.checkpoint = Some(BlobRef { key: "tasks/c".into(), sha256: "0".repeat(64), size: 1 });
+        assert_same_when_read(&record);
+        let outcome = Outcome::Failed { failure: Failure::new("kind", "why"), retry_in: Some(LEASE) };
+        record.row.settle(FencingToken(1), &outcome, NOW, &Limits::AWS).unwrap();
+        record.end_attempt("failed", NOW.epoch);
+        record.fail(Failure::new("kind", "why"));
+        record.keep_log(&Log { text: "printed".into(), dropped: 2 });
+        assert_same_when_read(&record);
+        record.row.cancel().unwrap();
+        record.output = Some(Output::Inline(serde_json::value::to_raw_value(&1.5).unwrap()));
+        record.close(NOW.epoch, KEEP);
+        assert_same_when_read(&record);
+        record.strip(true);
+        assert_same_when_read(&record);
+    }
+
+    #[test]
+    fn a_row_stands_at_one_place_of_what_is_due() {
+        let mut record = record();
+        assert_eq!(due(&record), None, "its doorbell is out");
+        record.row.ring_at = Some(Timestamp(7));
+        assert!(due(&record).is_some_and(|(shard, at)| shard.starts_with("ring#") && at == 7));
+        record = claimed();
+        let until = NOW.epoch.after(LEASE).as_millis();
+        assert!(due(&record).is_some_and(|(shard, at)| shard.starts_with("lease#") && at == until));
+        record.row.settle(FencingToken(1), &Outcome::Succeeded(None), NOW, &Limits::AWS).unwrap();
+        record.close(NOW.epoch, KEEP);
+        let forget_at = NOW.epoch.after(KEEP.0).as_millis();
+        assert!(due(&record).is_some_and(|(shard, at)| shard.starts_with("keep#") && at == forget_at));
+        record.strip(false);
+        assert!(due(&record).is_some(), "items beside it are still to be deleted");
+        record.strip(true);
+        assert_eq!(due(&record), None);
+        let item = record.encode().unwrap();
+        assert!(text(&item, BY_STATE.partition).is_none() && text(&item, BY_QUEUE.partition).is_none());
+        assert!(number(&item, TTL).is_some());
+    }
+
+    #[test]
+    fn every_second_heartbeat_leaves_the_index_of_leases_alone() {
+        let mut record = claimed();
+        let mut places = vec![due(&record).unwrap().1];
+        for heartbeat in 1..=20 {
+            let now = at(NOW.lease.0 + heartbeat * 10_000);
+            if heartbeat > 10 {
+                record = Record::decode(record.encode().unwrap(), now.epoch).unwrap().unwrap();
+            }
+            assert!(matches!(record.row.renew(FencingToken(1), now), Renewed::Kept { .. }));
+            record.renewed(now);
+            let place = due(&record).unwrap().1;
+            assert!(place > now.lease.0, "a healthy holder is never looked at");
+            assert!(place <= record.row.hold.as_ref().unwrap().until.0, "a silent one is found in time");
+            places.push(place);
+        }
+        let moved = places.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert_eq!(moved, 10);
+    }
+
+    #[test]
+    fn a_tombstone_past_its_time_is_not_there() {
+        let mut record = claimed();
+        record.row.settle(FencingToken(1), &Outcome::Succeeded(None), NOW, &Limits::AWS).unwrap();
+        record.close(NOW.epoch, KEEP);
+        record.strip(true);
+        let item = record.encode().unwrap();
+        let end = NOW.epoch.after(TOMBSTONE_AGE);
+        assert!(Record::decode(item.clone(), end).unwrap().is_some());
+        assert!(Record::decode(item, end.after(Duration::from_secs(2))).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_long_failure_is_cut_in_the_row_of_the_next_attempt() {
+        let mut record = claimed();
+        let failure = Failure::new("kind", "x".repeat(8000));
+        let outcome = Outcome::Failed { failure: failure.clone(), retry_in: Some(Duration::ZERO) };
+        record.row.settle(FencingToken(1), &outcome, NOW, &Limits::AWS).unwrap();
+        record.end_attempt("failed", NOW.epoch);
+        record.fail(failure.clone());
+        assert_eq!(record.last_attempt().unwrap().failure, Some(failure));
+        let worker = WorkerId::new("training-2").unwrap();
+        let terms =
+            ClaimTerms { worker: &worker, lease: LEASE, ack: AckMode::Lease, max_attempts: 3, purged_before: None };
+        assert_eq!(record.row.claim(&terms, NOW), Claim::Won);
+        record.begin(&worker, NOW.epoch);
+        assert_eq!(record.failure_of, Some(FencingToken(1)));
+        assert!(size(&record.encode().unwrap()) < ROW_BYTES_MAX);
+    }
+
+    #[test]
+    fn an_envelope_stays_in_the_row_only_while_a_held_row_stays_small() {
+        let mut record = record();
+        assert!(record.hold_spec(&"x".repeat(200)).unwrap());
+        assert!(!record.hold_spec(&"x".repeat(2000)).unwrap());
+        assert_eq!(record.spec, Spec::Gone);
+        let mut record = claimed();
+        record.spec = Spec::Inline("x".repeat(300));
+        assert!(record.spec_in_the_way().unwrap().is_none());
+        record.progress = Some(Progress { done: 1, total: 2, message: Some("m".repeat(400)) });
+        assert!(record.spec_in_the_way().unwrap().is_some());
+    }
+}
