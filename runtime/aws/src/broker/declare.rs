@@ -3,7 +3,10 @@
 //! The deployment makes queues; a start only looks. A queue that is missing or contradicts the configuration is
 //! an error that names the queue, the attribute, what was found and what is right. Tests and quick starts on an
 //! emulator may have missing queues made; what exists is never changed. A queue that the configuration names by
-//! its `url` is somebody else's: only what would make us misunderstand it is an error there.
+//! its `url` is somebody else's: it must be there, and its own count of receives is gone by.
+//!
+//! Whether a queue is a FIFO queue needs no look: SQS lets no other have a name that ends in `.fifo`, the names
+//! here are made so, and the configuration checks those that come with a `url`.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -80,7 +83,6 @@ impl SqsBroker {
         let policy = found.get(&QueueAttributeName::RedrivePolicy).map(String::as_str).filter(|text| !text.is_empty());
         let policy: Option<RedrivePolicy> = policy.and_then(|text| serde_json::from_str(text).ok());
         if named.url.is_some() {
-            check_kind(queue, &named, &found)?;
             warn_of_retention(queue, &found, self.retention());
         } else {
             self.check_own(queue, &named, &found)?;
@@ -157,21 +159,12 @@ impl SqsBroker {
 
     /// What must hold of every queue of ours: a message outlives a long weekend, and its task's row outlives it.
     fn check_own(&self, queue: &QueueName, named: &Named, found: &Attributes) -> Result<()> {
-        check_kind(queue, named, found)?;
         let (retention, right) = (retention_of(found), self.retention());
         if retention != Some(right) {
             return Err(contradiction(queue, named, "MessageRetentionPeriod", &show(retention), &right.to_string()));
         }
         Ok(())
     }
-}
-
-fn check_kind(queue: &QueueName, named: &Named, found: &Attributes) -> Result<()> {
-    let fifo = found.get(&QueueAttributeName::FifoQueue).is_some_and(|value| value == "true");
-    if fifo == named.fifo {
-        return Ok(());
-    }
-    Err(contradiction(queue, named, "FifoQueue", &fifo.to_string(), &named.fifo.to_string()))
 }
 
 fn check_redrive(queue: &QueueName, named: &Named, policy: Option<&RedrivePolicy>, max: u32, dead: &str) -> Result<()> {

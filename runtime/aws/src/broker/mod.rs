@@ -28,6 +28,7 @@ use rhubarb_core::{
 };
 
 use self::receipts::Receipts;
+pub(crate) use self::send::TRACE_HEADER;
 use crate::{
     connect::Connection,
     error::{answered_code, store_error},

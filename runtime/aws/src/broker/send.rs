@@ -19,7 +19,7 @@ use super::{
 };
 
 /// The attribute that travels as a system attribute: AWS's own tracing reads it, and it counts to no limit.
-pub(super) const TRACE_HEADER: &str = "AWSTraceHeader";
+pub(crate) const TRACE_HEADER: &str = "AWSTraceHeader";
 /// The type of our attributes.
 const STRING: &str = "String";
 

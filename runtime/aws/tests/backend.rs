@@ -1,0 +1,85 @@
+//! The whole backend over an emulator.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a failed test")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{RealTime, config, connection};
+use rhubarb_aws::{AwsBackend, AwsOptions};
+use rhubarb_core::{
+    backend::{Backend as _, ClaimPolicy, OutgoingMessage, Take},
+    config::Config,
+    ids::{QueueName, TaskId, WorkerId},
+    row::AckMode,
+};
+use rhubarb_testkit::{emulator::Emulator, exercise};
+
+async fn backend(emulator: &Emulator, config: &Config) -> AwsBackend {
+    let options = AwsOptions { create: true, ..AwsOptions::default() };
+    AwsBackend::over(connection(emulator), config, options).await.unwrap()
+}
+
+fn policy(queue: &QueueName) -> ClaimPolicy {
+    ClaimPolicy {
+        queue: queue.clone(),
+        ack: AckMode::Message,
+        lease: Duration::from_secs(30),
+        max_attempts: 3,
+        raw_task: None,
+        purged_before: None,
+        keep: (Duration::from_secs(3600), Duration::from_secs(3600)),
+    }
+}
+
+#[tokio::test]
+async fn the_joined_verbs_are_as_in_any_backend() {
+    let emulator = Emulator::start();
+    exercise::backend(&backend(&emulator, &config("")).await, &RealTime).await;
+}
+
+#[tokio::test]
+async fn an_application_that_was_made_is_opened_and_found_whole() {
+    let emulator = Emulator::start();
+    let config = config("[queues.orders]\nfifo = true\nfunctions = [\"f\"]");
+    let made = backend(&emulator, &config).await;
+    made.verify().await.unwrap();
+    let opened = AwsBackend::over(connection(&emulator), &config, AwsOptions::default()).await.unwrap();
+    opened.verify().await.unwrap();
+    let url = opened.queue_url(&QueueName::new("orders").unwrap()).await.unwrap();
+    assert!(url.ends_with("-dev-orders.fifo"), "{url}");
+    assert!(opened.requests()["SQS.GetQueueUrl"] >= 1);
+}
+
+#[tokio::test]
+async fn an_application_that_was_never_deployed_is_told_so() {
+    let emulator = Emulator::start();
+    let opened = AwsBackend::over(connection(&emulator), &config(""), AwsOptions::default()).await;
+    let told = opened.unwrap_err().to_string();
+    assert!(told.contains("rhubarb deploy template"), "{told}");
+}
+
+#[tokio::test]
+async fn a_message_received_too_often_is_sent_anew_with_the_same_id_and_never_moved_aside() {
+    let emulator = Emulator::start();
+    let config = config("[queues.worn]\nfunctions = [\"f\"]\nmax_receives = 6");
+    let backend = backend(&emulator, &config).await;
+    let queue = QueueName::new("worn").unwrap();
+    let least = OutgoingMessage { body: r#"{"task":"t","args":{"n":1}}"#.into(), ..OutgoingMessage::default() };
+    let id = TaskId::of_message(backend.broker().send(&queue, &[least]).await[0].as_ref().unwrap());
+    let (broker, second) = (backend.broker(), Duration::from_secs(1));
+    // Two receives by somebody who does nothing with them; the third is half of six.
+    for count in 1..=2 {
+        let delivery = broker.receive(&queue, 1, second, 5 * second).await.unwrap().remove(0);
+        assert_eq!(delivery.receive_count, count);
+        broker.release(&queue, &[(delivery.receipt, Duration::ZERO)]).await.remove(0).unwrap();
+    }
+    let (policy, worker) = (policy(&queue), WorkerId::new("w").unwrap());
+    let take = Take { policy: &policy, worker: &worker, max: 1, wait: Duration::ZERO };
+    let first = backend.take(take).await.unwrap();
+    assert!(first.won.is_empty() && first.idle == 1, "{first:?}");
+    let won = backend.take(take).await.unwrap().won.remove(0);
+    assert_eq!((won.id, won.receive_count), (id, 1));
+    assert_eq!(broker.counts(&queue).await.unwrap().in_flight, 1, "the worn message was deleted");
+}
