@@ -46,7 +46,11 @@ impl Feeder {
         let mut pause = RETRY_PAUSE;
         while let Some(room) = self.room_or_drain().await {
             match self.round(&mut turns, room).await {
-                Ok(true) => pause = RETRY_PAUSE,
+                Ok(true) => {
+                    pause = RETRY_PAUSE;
+                    // What was just begun goes first: its function works while this loop looks for more.
+                    tokio::task::yield_now().await;
+                }
                 Ok(false) => {
                     pause = RETRY_PAUSE;
                     self.idle().await;

@@ -77,51 +77,56 @@ pub struct Record<'a> {
 /// The SQS event of some records, as Lambda writes it.
 #[must_use]
 pub fn event(records: &[Record<'_>]) -> String {
-    let mut out = String::with_capacity(records.iter().map(|record| record.body.len() + 700).sum());
-    out.push_str("{\"Records\":[");
+    let mut out = Vec::with_capacity(records.iter().map(|record| record.body.len() * 5 / 4 + 1024).sum());
+    let mut info = Vec::new();
+    out.extend(b"{\"Records\":[");
     for (index, record) in records.iter().enumerate() {
         if index > 0 {
-            out.push(',');
+            out.push(b',');
         }
-        push_record(&mut out, record);
+        push_record(&mut out, record, &mut info);
     }
-    out.push_str("]}");
-    out
+    out.extend(b"]}");
+    // What is written as JSON is UTF-8.
+    String::from_utf8(out).unwrap_or_default()
 }
 
-fn push_record(out: &mut String, record: &Record<'_>) {
-    use std::fmt::Write as _;
-    out.push_str("{\"messageId\":");
+/// Writes one record; `info` is a buffer that all records share.
+fn push_record(out: &mut Vec<u8>, record: &Record<'_>, info: &mut Vec<u8>) {
+    use std::io::Write as _;
+    out.extend(b"{\"messageId\":");
     push_json(out, record.message.as_str());
     // The host owns the receipt: a function that deletes its own message would break the protocol.
-    out.push_str(",\"receiptHandle\":\"held-by-the-host\",\"body\":");
+    out.extend(b",\"receiptHandle\":\"held-by-the-host\",\"body\":");
     push_json(out, record.body);
     let _ = write!(
         out,
         ",\"attributes\":{{\"ApproximateReceiveCount\":\"{}\",\"SentTimestamp\":\"{}\",\"SenderId\":\"rhubarb\",\"ApproximateFirstReceiveTimestamp\":\"{}\"}},\"messageAttributes\":{{\"{ATTRIBUTE}\":",
         record.receive_count, record.sent.0, record.first_received.0,
     );
-    push_attribute(out, &serde_json::to_string(record.info).unwrap_or_default());
+    info.clear();
+    push_json(info, record.info);
+    push_attribute(out, std::str::from_utf8(info).unwrap_or_default());
     if let Some(traceparent) = record.traceparent {
-        out.push_str(",\"traceparent\":");
+        out.extend(b",\"traceparent\":");
         push_attribute(out, traceparent);
     }
-    out.push_str("},\"md5OfBody\":\"\",\"eventSource\":\"aws:sqs\",\"eventSourceARN\":");
+    out.extend(b"},\"md5OfBody\":\"\",\"eventSource\":\"aws:sqs\",\"eventSourceARN\":");
     push_json(out, record.arn);
-    out.push_str(",\"awsRegion\":");
+    out.extend(b",\"awsRegion\":");
     push_json(out, record.arn.split(':').nth(3).unwrap_or_default());
-    out.push('}');
+    out.push(b'}');
 }
 
-fn push_attribute(out: &mut String, value: &str) {
-    out.push_str("{\"stringValue\":");
+fn push_attribute(out: &mut Vec<u8>, value: &str) {
+    out.extend(b"{\"stringValue\":");
     push_json(out, value);
-    out.push_str(",\"stringListValues\":[],\"binaryListValues\":[],\"dataType\":\"String\"}");
+    out.extend(b",\"stringListValues\":[],\"binaryListValues\":[],\"dataType\":\"String\"}");
 }
 
-fn push_json(out: &mut String, text: &str) {
-    // Writing a string into memory cannot fail.
-    out.push_str(&serde_json::to_string(text).unwrap_or_default());
+fn push_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    // Writing text and numbers into memory cannot fail.
+    let _ = serde_json::to_writer(out, value);
 }
 
 /// What a function said about one record.

@@ -14,7 +14,7 @@ use rhubarb_core::{
     envelope::{BlobRef, Envelope},
     limits::PROGRESS_INTERVAL,
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 /// Why a function is told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,14 +55,16 @@ pub struct Attempt {
     pub queue: Arc<QueueConfig>,
     /// What holds for it: the queue's policy, lowered by task and envelope.
     pub policy: TaskPolicy,
-    stop: watch::Sender<Option<Stop>>,
-    /// Rung when a reason to stop comes, for whoever waits on the whole invocation.
-    bell: Notify,
+    /// Rung when a reason to stop comes, for the function that asks whether there is one.
+    told: Notify,
+    /// Rung too, for whoever waits on the whole invocation: all attempts of a batch share it.
+    bell: Arc<Notify>,
     notes: Mutex<Notes>,
 }
 
 #[derive(Default)]
 struct Notes {
+    stop: Option<Stop>,
     progress: Option<Progress>,
     /// It is newer than what the store has.
     unwritten: bool,
@@ -74,43 +76,43 @@ struct Notes {
 }
 
 impl Attempt {
-    /// An attempt that has just been won.
+    /// An attempt that has just been won. `bell` is rung when a reason to stop it comes.
     #[must_use]
-    pub fn new(won: Won, envelope: Envelope, queue: Arc<QueueConfig>, policy: TaskPolicy) -> Self {
+    pub fn new(won: Won, envelope: Envelope, queue: Arc<QueueConfig>, policy: TaskPolicy, bell: Arc<Notify>) -> Self {
         let checkpoint = won.row.checkpoint.clone();
         let notes = Mutex::new(Notes { checkpoint, ..Notes::default() });
-        Self { won, envelope, queue, policy, stop: watch::Sender::new(None), bell: Notify::new(), notes }
+        Self { won, envelope, queue, policy, told: Notify::new(), bell, notes }
     }
 
     /// Tells the function to stop. The gravest reason counts.
     pub fn stop(&self, why: Stop) {
-        let news = self.stop.send_if_modified(|current| {
-            let graver = current.is_none_or(|current| current < why);
-            if graver {
-                *current = Some(why);
-            }
+        let graver = {
+            let stop = &mut self.notes().stop;
+            let graver = stop.is_none_or(|stop| stop < why);
+            *stop = (*stop).max(Some(why));
             graver
-        });
-        if news {
+        };
+        if graver {
+            self.told.notify_waiters();
             self.bell.notify_one();
         }
-    }
-
-    /// Waits for the next reason to stop.
-    pub async fn rung(&self) {
-        self.bell.notified().await;
     }
 
     /// Why the function was told to stop, if it was.
     #[must_use]
     pub fn stopped(&self) -> Option<Stop> {
-        *self.stop.borrow()
+        self.notes().stop
     }
 
-    /// Follows the reason to stop.
-    #[must_use]
-    pub fn stops(&self) -> watch::Receiver<Option<Stop>> {
-        self.stop.subscribe()
+    /// Waits until the function is told to stop.
+    pub async fn told(&self) {
+        let told = self.told.notified();
+        tokio::pin!(told);
+        // Before the look: what comes between the look and the wait must be heard.
+        told.as_mut().enable();
+        if self.stopped().is_none() {
+            told.await;
+        }
     }
 
     /// Attempts in all: the least of what queue, task and envelope say.
@@ -228,7 +230,7 @@ mod tests {
             row,
         };
         let policy = TaskPolicy::new(&queue, None);
-        Attempt::new(won, envelope, queue, policy)
+        Attempt::new(won, envelope, queue, policy, Arc::default())
     }
 
     #[test]

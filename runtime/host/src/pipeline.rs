@@ -24,11 +24,11 @@ use rhubarb_core::{
     schedule::{self, Verdict},
 };
 use serde_json::value::RawValue;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    attempt::{Attempt, Stop},
+    attempt::{Attempt, Peek, Stop},
     functions::{Child, FunctionSpec, Functions, NoProcess},
     judge,
     keeper::{Keeper, Kept},
@@ -103,7 +103,12 @@ impl Held {
 pub struct Batch {
     queue: Arc<QueueConfig>,
     held: Vec<Held>,
+    /// Rung when one of them is to stop.
+    bell: Arc<Notify>,
 }
+
+/// An attempt that is over: what it came to, and what it printed.
+type Settling = (Held, Outcome, Log);
 
 /// What an invocation came to.
 enum End {
@@ -173,11 +178,12 @@ impl Host {
 
     /// Opens what one take brought: from here on the leases are kept. What cannot be run is settled.
     pub async fn open(&self, queue: &Arc<QueueConfig>, won: Vec<Won>) -> Batch {
+        let bell = Arc::<Notify>::default();
         let mut held = Vec::with_capacity(won.len());
         for won in won {
-            held.extend(self.open_one(queue, won).await);
+            held.extend(self.open_one(queue, won, &bell).await);
         }
-        Batch { queue: Arc::clone(queue), held }
+        Batch { queue: Arc::clone(queue), held, bell }
     }
 
     /// Runs a batch. Returns when its slot is free again; settling goes on behind it.
@@ -196,7 +202,7 @@ impl Host {
             if cut.is_some_and(|cut| Instant::now() >= cut.tell) {
                 self.settle_unbegun(group).await;
             } else {
-                self.invoke(&batch.queue, &function, group, cut).await;
+                self.invoke(&batch.queue, &function, group, cut, &batch.bell).await;
             }
         }
     }
@@ -223,22 +229,21 @@ impl Host {
 
     /// Reads the envelope and keeps the lease; fetches arguments that travel as a claim check. What
     /// cannot be read is settled here.
-    async fn open_one(&self, queue: &Arc<QueueConfig>, won: Won) -> Option<Held> {
-        let decoded = Envelope::decode_full(&won.spec);
-        let envelope = match &decoded {
-            Ok(envelope) => envelope.clone(),
+    async fn open_one(&self, queue: &Arc<QueueConfig>, won: Won, bell: &Arc<Notify>) -> Option<Held> {
+        let (envelope, unreadable) = match Envelope::decode_full(&won.spec) {
+            Ok(envelope) => (envelope, None),
             // Cannot be run, but can be settled under its own id.
-            Err(_) => Envelope::new(won.id, won.task.clone(), rhubarb_core::envelope::null()),
+            Err(error) => (Envelope::new(won.id, won.task.clone(), rhubarb_core::envelope::null()), Some(error)),
         };
         let timeout = envelope.timeout_ms.map(Duration::from_millis);
         let task_config = self.shared.config.tasks.get(&won.task);
         let policy = TaskPolicy::new(queue, task_config).lowered(timeout, envelope.max_attempts);
-        let attempt = Arc::new(Attempt::new(won, envelope, Arc::clone(queue), policy));
+        let attempt = Arc::new(Attempt::new(won, envelope, Arc::clone(queue), policy, Arc::clone(bell)));
         let kept = self.keeper.keep(Arc::clone(&attempt));
         let mut held = Held { attempt, kept, body: None, taken: Instant::now() };
-        let refusal = match decoded {
-            Err(error) => Some(Outcome::Poisoned(Failure::new(Failure::POISON, error.to_string()))),
-            Ok(_) => match self.body(&held.attempt).await {
+        let refusal = match unreadable {
+            Some(error) => Some(Outcome::Poisoned(Failure::new(Failure::POISON, error.to_string()))),
+            None => match self.body(&held.attempt).await {
                 Ok(body) => {
                     held.body = body;
                     None
@@ -324,7 +329,14 @@ impl Host {
         groups.into_iter().map(|(function, group, _)| (function, group)).collect()
     }
 
-    async fn invoke(&self, queue: &QueueConfig, function: &FunctionName, group: Vec<Held>, cut: Option<Cut>) {
+    async fn invoke(
+        &self,
+        queue: &QueueConfig,
+        function: &FunctionName,
+        group: Vec<Held>,
+        cut: Option<Cut>,
+        bell: &Notify,
+    ) {
         let tasks_max = self.shared.config.max_tasks_per_child(&self.worker, function, queue);
         let place = before(cut, self.functions.place(function, tasks_max)).await;
         let mut place = match place {
@@ -337,41 +349,42 @@ impl Host {
         let request_id = uuid::Uuid::now_v7().to_string();
         let grace = self.functions.spec(function).map_or(Duration::ZERO, |spec| spec.config.shutdown_grace);
         let clock = Clock::new(queue, &group, grace, cut);
-        let end = self.converse(&child, queue, function, &group, &request_id, clock).await;
+        let invocation = Invocation::new(
+            request_id.clone(),
+            SystemTime::now() + clock.end().saturating_duration_since(Instant::now()),
+            event_of(&group, &self.shared.queue_arn(&queue.name)).into(),
+            self.shared.function_arn(function),
+        );
+        let end = self.converse(&child, &group, invocation, clock, bell).await;
         let output = child.process.take_output(&request_id);
         let log = Log { text: output.text, dropped: output.dropped_bytes };
-        // The slot is free from here: settling goes on behind it.
+        let inline_bytes_max = self.shared.backend.broker().limits().inline_bytes_max;
+        // The slot is free from here: judging and settling go on behind it.
         drop(place);
-        let outcomes = judge_all(&child, &group, end, self.shared.backend.broker().limits().inline_bytes_max);
-        let settlements = group.into_iter().zip(outcomes).map(|(held, outcome)| (held, outcome, log.clone()));
-        self.settle(settlements.collect()).await;
+        self.judge_and_settle(move || {
+            let outcomes = judge_all(&child, &group, end, inline_bytes_max);
+            group.into_iter().zip(outcomes).map(|(held, outcome)| (held, outcome, log.clone())).collect()
+        })
+        .await;
     }
 
     /// Hands the event over and waits for the answer, within the limits.
     async fn converse(
         &self,
         child: &Arc<Child>,
-        queue: &QueueConfig,
-        function: &FunctionName,
         group: &[Held],
-        request_id: &str,
+        invocation: Invocation,
         mut clock: Clock,
+        bell: &Notify,
     ) -> End {
         let attempts: Vec<Arc<Attempt>> = group.iter().map(|held| Arc::clone(&held.attempt)).collect();
         let _registered = child.routes.register(&attempts);
-        for attempt in &attempts {
-            let (child, id) = (Arc::clone(child), request_id.to_owned());
-            attempt.watch_output(Arc::new(move || {
-                let output = child.process.peek_output(&id);
-                Log { text: output.text, dropped: output.dropped_bytes }
-            }));
+        let peek = peek(child, &invocation.request_id);
+        attempts.iter().for_each(|attempt| attempt.watch_output(Arc::clone(&peek)));
+        if attempts.iter().any(|attempt| attempt.stopped().is_some()) {
+            // An invocation before this one of the same batch may have heard that bell.
+            bell.notify_one();
         }
-        let invocation = Invocation::new(
-            request_id.to_owned(),
-            SystemTime::now() + clock.end().saturating_duration_since(Instant::now()),
-            event_of(group, &self.shared.queue_arn(&queue.name)).into(),
-            self.shared.function_arn(function),
-        );
         let answer = child.process.invoke(invocation);
         tokio::pin!(answer);
         loop {
@@ -379,7 +392,7 @@ impl Host {
                 biased;
                 answer = &mut answer => return answer.map_or_else(End::Died, End::Answered),
                 () = tokio::time::sleep_until(clock.wake().into()) => {}
-                () = rung(&attempts) => {}
+                () = bell.notified() => {}
                 () = self.hurry.cancelled() => {
                     child.kill().await;
                     return End::Stopped;
@@ -417,13 +430,17 @@ impl Host {
         self.settle(settlements.collect()).await;
     }
 
-    /// Writes outcomes in the background; waits only where too many are under way.
-    async fn settle(&self, settlements: Vec<(Held, Outcome, Log)>) {
+    async fn settle(&self, settlements: Vec<Settling>) {
+        self.judge_and_settle(|| settlements).await;
+    }
+
+    /// Judges and writes outcomes in the background; waits only where too many are under way.
+    async fn judge_and_settle(&self, judge: impl FnOnce() -> Vec<Settling> + Send + 'static) {
         // The semaphore is never closed.
         let room = Arc::clone(&self.settle_room).acquire_owned().await.ok();
         let shared = Arc::clone(&self.shared);
         self.settling.spawn(async move {
-            settle(&shared, settlements).await;
+            settle(&shared, judge()).await;
             drop(room);
         });
     }
@@ -519,15 +536,13 @@ async fn before<T>(cut: Option<Cut>, work: impl Future<Output = T>) -> Option<T>
     }
 }
 
-async fn rung(attempts: &[Arc<Attempt>]) {
-    match attempts {
-        [] => std::future::pending().await,
-        [only] => only.rung().await,
-        several => {
-            let rings = several.iter().map(|attempt| Box::pin(attempt.rung()));
-            futures::future::select_all(rings).await;
-        }
-    }
+/// Reads what an invocation has printed so far.
+fn peek(child: &Arc<Child>, request_id: &str) -> Peek {
+    let (child, id) = (Arc::clone(child), request_id.to_owned());
+    Arc::new(move || {
+        let output = child.process.peek_output(&id);
+        Log { text: output.text, dropped: output.dropped_bytes }
+    })
 }
 
 fn event_of(group: &[Held], arn: &str) -> String {
@@ -634,7 +649,7 @@ fn alone(group: &[Held], why: &'static str) -> Vec<Outcome> {
 }
 
 /// Writes outcomes until the store has them. Leases are kept until then: the holder is the holder.
-async fn settle(shared: &Shared, settlements: Vec<(Held, Outcome, Log)>) {
+async fn settle(shared: &Shared, settlements: Vec<Settling>) {
     let backend = &*shared.backend;
     let reports: Vec<_> = settlements.iter().filter_map(|(held, _, _)| held.attempt.last_progress()).collect();
     if !reports.is_empty() {

@@ -284,10 +284,8 @@ impl ProcessRoutes {
         let attempt = self.attempt(id)?;
         let wait_ms = query(request, "wait_ms").map_or(Ok(0), |text| text.parse::<u64>());
         let wait = Duration::from_millis(wait_ms.map_err(|_| Refusal::bad("`wait_ms` is no number"))?).min(WAIT_MAX);
-        let mut stops = attempt.stops();
-        let told = stops.wait_for(Option::is_some);
         // Either it is told to stop, or the wait is over: the answer reads the same place.
-        let _ = tokio::time::timeout(wait, told).await;
+        let _ = tokio::time::timeout(wait, attempt.told()).await;
         let reason = attempt.stopped().map(crate::attempt::Stop::word);
         json(StatusCode::OK, &Cancellation { cancelled: reason.is_some(), reason })
     }

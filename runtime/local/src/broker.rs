@@ -101,15 +101,15 @@ pub(crate) struct Deadline {
     store: LeaseTime,
 }
 
-/// Returns at a bell, when the clock was moved, or at `until`.
-pub(crate) async fn wait_for_bell(bells: Vec<OwnedNotified>, moved: Option<OwnedNotified>, until: Instant) {
+/// Returns true at a bell or when the clock was moved, false at `until`.
+pub(crate) async fn wait_for_bell(bells: Vec<OwnedNotified>, moved: Option<OwnedNotified>, until: Instant) -> bool {
     let bells: Vec<_> = bells.into_iter().chain(moved).map(Box::pin).collect();
     if bells.is_empty() {
         tokio::time::sleep_until(until).await;
-    } else {
-        // Which of them does not matter: the store says what has come.
-        let _ = tokio::time::timeout_at(until, futures::future::select_all(bells)).await;
+        return false;
     }
+    // Which of them does not matter: the store says what has come.
+    tokio::time::timeout_at(until, futures::future::select_all(bells)).await.is_ok()
 }
 
 #[async_trait]

@@ -80,10 +80,10 @@ impl Backend for LocalBackend {
                 Ok(next.collect::<Fallible<Vec<_>>>()?.into_iter().flatten().min())
             })?;
             let due = next.is_some_and(|at| at <= self.inner.epoch().as_millis());
-            if due || self.is_over(&deadline) {
+            // A bell is answered by a take, without a look before it.
+            if due || self.is_over(&deadline) || wait_for_bell(bells, moved, self.wake_at(next, &deadline)).await {
                 return Ok(());
             }
-            wait_for_bell(bells, moved, self.wake_at(next, &deadline)).await;
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     record::{KEYED, NUMBERS, Reading, Record, columns, ms},
     schema::NEVER,
     texts::{IN_ROW_BYTES_MAX, Payload, stands_in_row, to_json},
-    transaction::Transaction,
+    transaction::{Transaction, Usual},
 };
 
 /// What an update writes: the fewer columns, the fewer indexes it opens.
@@ -50,6 +50,14 @@ impl Extent {
             Self::Settlement => SETTLEMENT,
             Self::Claim => CLAIM,
             Self::All => ALL,
+        }
+    }
+
+    const fn usual(self) -> Option<Usual> {
+        match self {
+            Self::Settlement => Some(Usual::Settle),
+            Self::Claim => Some(Usual::Claim),
+            Self::All => None,
         }
     }
 
@@ -104,9 +112,10 @@ pub(crate) struct NewTask<'s> {
 impl Transaction<'_> {
     /// The row of a task.
     pub(crate) fn find(&self, id: TaskId) -> Fallible<Option<Record>> {
-        let mut select = self.prepare(concat!("select ", columns!(), " from task where id = ?1"))?;
-        let mut rows = select.query([&id.as_bytes()[..]])?;
-        rows.next()?.map(|row| self.decode(row)).transpose()
+        let mut select = self.at_hand(Usual::Find, concat!("select ", columns!(), " from task where id = ?1"))?;
+        let record = select.query([&id.as_bytes()[..]])?.next()?.map(|row| self.decode(row)).transpose()?;
+        self.lay_back(Usual::Find, select);
+        Ok(record)
     }
 
     /// The row of a number.
@@ -184,9 +193,15 @@ impl Transaction<'_> {
         record.tidy_bell();
         let extent = record.changed();
         let numbers = record.numbers(self.boot);
-        let mut save = self.prepare(extent.sql())?;
+        let mut save = match extent.usual() {
+            Some(usual) => self.at_hand(usual, extent.sql())?,
+            None => self.prepare(extent.sql())?,
+        };
         bind(&mut save, extent, &numbers)?;
         save.raw_execute()?;
+        if let Some(usual) = extent.usual() {
+            self.lay_back(usual, save);
+        }
         self.note_change(record);
         Ok(())
     }

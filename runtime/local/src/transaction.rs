@@ -3,6 +3,8 @@
 //! Counts by queue and state are kept as sums of what the transactions changed, written once per
 //! commit, so that counting never reads rows.
 
+use std::cell::Cell;
+
 use rhubarb_core::{
     ids::MessageId,
     limits::Limits,
@@ -25,8 +27,19 @@ pub(crate) struct Ground {
     pub(crate) store_id: [u8; 8],
 }
 
+/// The statements that every task goes through. Finding one by its text costs a good part of what it
+/// does, so they stay at hand for the length of a transaction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Usual {
+    /// Finds a row by its task.
+    Find,
+    /// Writes a claim.
+    Claim,
+    /// Writes a settlement.
+    Settle,
+}
+
 /// One write transaction.
-#[derive(Debug)]
 pub(crate) struct Transaction<'c> {
     /// The connection it runs on.
     pub(crate) connection: &'c Connection,
@@ -39,6 +52,7 @@ pub(crate) struct Transaction<'c> {
     names: Naming<'c>,
     counts: Vec<((NameNo, State), i64)>,
     told: Told,
+    usual: [Cell<Option<CachedStatement<'c>>>; 3],
 }
 
 /// Whom a commit concerns.
@@ -60,7 +74,8 @@ impl<'c> Transaction<'c> {
         ground: &'c Ground,
     ) -> Fallible<Self> {
         let boot = names.number(connection, boot)?;
-        Ok(Self { connection, now, boot, ground, names, counts: Vec::new(), told: Told::default() })
+        let usual = Default::default();
+        Ok(Self { connection, now, boot, ground, names, counts: Vec::new(), told: Told::default(), usual })
     }
 
     /// Ends: writes the counts. The caller commits, then shares the names and tells.
@@ -80,6 +95,16 @@ impl<'c> Transaction<'c> {
     /// A statement, prepared once per connection.
     pub(crate) fn prepare(&self, sql: &str) -> Fallible<CachedStatement<'c>> {
         Ok(self.connection.prepare_cached(sql)?)
+    }
+
+    /// A statement of every task's; to be laid back after use.
+    pub(crate) fn at_hand(&self, usual: Usual, sql: &str) -> Fallible<CachedStatement<'c>> {
+        self.usual[usual as usize].take().map_or_else(|| self.prepare(sql), Ok)
+    }
+
+    /// Keeps a statement at hand for the next task.
+    pub(crate) fn lay_back(&self, usual: Usual, statement: CachedStatement<'c>) {
+        self.usual[usual as usize].set(Some(statement));
     }
 
     /// The number of a name; a new one where the store has not met it.

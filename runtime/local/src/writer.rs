@@ -33,8 +33,11 @@ use crate::{
 
 /// Verbs of one commit.
 const GROUP_MAX: usize = 256;
-/// A commit takes no further verbs when it has worked so long.
-const GROUP_TIME: Duration = Duration::from_millis(5);
+/// A commit takes no further verbs when it has worked so long: the take that a slot waits for should not
+/// wait for the settlements that came in after it.
+const GROUP_TIME: Duration = Duration::from_micros(500);
+/// The same where each commit waits for the disk, which takes longer.
+const GROUP_TIME_TO_DISK: Duration = Duration::from_millis(5);
 /// Items of a call that may lead where it is: more would hold up the caller's other work.
 const SMALL: usize = 16;
 /// Commits that such a call leads: its own, and those of what comes in meanwhile.
@@ -268,6 +271,7 @@ impl Lead {
         if group.is_empty() {
             return Ok(Told::default());
         }
+        let time = if self.parts.waits_for_disk { GROUP_TIME_TO_DISK } else { GROUP_TIME };
         let began = Instant::now();
         connection.prepare_cached("begin immediate")?.execute([])?;
         let reading = clock.read();
@@ -280,7 +284,7 @@ impl Lead {
                 }
                 done += 1;
             }
-            if done >= GROUP_MAX || began.elapsed() >= GROUP_TIME {
+            if done >= GROUP_MAX || began.elapsed() >= time {
                 break;
             }
             match shared.inbox().jobs.pop_front() {
