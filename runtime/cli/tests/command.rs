@@ -166,10 +166,15 @@ fn a_new_function_begins_a_project_that_can_be_checked() {
     assert_eq!(fs::read_to_string(folder.path().join("rhubarb.toml")).unwrap(), before);
 }
 
+#[cfg(not(feature = "aws"))]
 #[test]
-fn the_backend_that_is_not_built_in_is_a_matter_of_configuration() {
+fn without_aws_the_command_says_how_it_is_built_in() {
+    assert!(refuse(project().path(), &["--aws", "queues"], 64).contains("--features aws"));
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_the_backends_error() {
     let folder = project();
-    assert!(refuse(folder.path(), &["--aws", "queues"], 64).contains("not built in yet"));
     fs::write(folder.path().join("file"), "").unwrap();
     let told = refuse(folder.path(), &["--dir", "file/below", "queues"], 69);
     assert!(told.contains("file/below"), "{told}");

@@ -113,7 +113,7 @@ fn a_lambda_queue_hides_a_message_for_six_times_the_batchs_limit_and_the_window(
     has(&template, "QueueOrders", &["VisibilityTimeout: 302 # 6 x the function's 50 s + 2 s of window"]);
     let mapping = ["BatchSize: 100", "MaximumBatchingWindowInSeconds: 2", "- ReportBatchItemFailures"];
     has(&template, "SourceOrders", &mapping);
-    has(&template, "SourceOrders", &["MaximumConcurrency: !Ref ConcurrencyOrders"]);
+    has(&template, "SourceOrders", &["MaximumConcurrency: 10"]);
     assert!(!template.contains("ReservedConcurrentExecutions"));
 }
 

@@ -64,6 +64,9 @@ pub(super) const BATCH_RECEIVE_MAX: u32 = 10;
 /// What an agent gathers into one event at most.
 pub(super) const BATCH_AGENT_MAX: u32 = 1_000;
 pub(super) const BATCH_WINDOW: RangeInclusive<Duration> = Duration::ZERO..=seconds(5 * 60);
+/// Lambda: `MaximumConcurrency` of an event source mapping.
+pub(super) const INVOCATIONS: RangeInclusive<u32> = 2..=1_000;
+pub(super) const INVOCATIONS_DEFAULT: u32 = 10;
 pub(super) const PARALLEL_DEFAULT: u32 = 1;
 pub(super) const KEEP: RangeInclusive<Duration> = seconds(1)..=days(3650);
 pub(super) const EXPIRES: RangeInclusive<Duration> = seconds(1)..=days(365);

@@ -6,9 +6,9 @@ use super::{
     backoff::BackoffConfig,
     bounds::{
         ATTEMPTS, BATCH, BATCH_DEFAULT, BATCH_WINDOW, CPU, CPU_DEFAULT, CPU_GPU_DEFAULT, EXPIRES, GPU_SHARE,
-        GPU_SHARE_DEFAULT, GPUS, KEEP, LEASE, LINE_CHARS_MAX, MEMORY, MEMORY_ECS_DEFAULT, MEMORY_GPU_DEFAULT,
-        MEMORY_LAMBDA_DEFAULT, PARALLEL_DEFAULT, RECEIVES, SOFT_NOTICE_MAX, SOFT_NOTICE_PART, TIMEOUT,
-        TIMEOUT_ECS_DEFAULT, TIMEOUT_LAMBDA_DEFAULT, URL_CHARS_MAX,
+        GPU_SHARE_DEFAULT, GPUS, INVOCATIONS, INVOCATIONS_DEFAULT, KEEP, LEASE, LINE_CHARS_MAX, MEMORY,
+        MEMORY_ECS_DEFAULT, MEMORY_GPU_DEFAULT, MEMORY_LAMBDA_DEFAULT, PARALLEL_DEFAULT, RECEIVES, SOFT_NOTICE_MAX,
+        SOFT_NOTICE_PART, TIMEOUT, TIMEOUT_ECS_DEFAULT, TIMEOUT_LAMBDA_DEFAULT, URL_CHARS_MAX,
     },
     gpu::{ComputeCapability, WithoutGpu, compute_capability},
     mistake::{Problem, quoted},
@@ -67,6 +67,8 @@ pub struct QueueConfig {
     pub batch: u32,
     /// How long a batch may be waited for.
     pub batch_window: Duration,
+    /// Batches that AWS Lambda runs at the same time at most; class `lambda`. An agent has its slots.
+    pub max_concurrency: u32,
     /// Tasks of one batch that the function runs at the same time.
     pub parallel: u32,
     /// How long results and history of succeeded and cancelled tasks are kept.
@@ -172,6 +174,7 @@ pub(super) fn read(name: QueueName, table: &Table<'_, '_>, all: &[FunctionName])
         fifo,
         batch: table.read("batch", whole(BATCH)).unwrap_or(BATCH_DEFAULT),
         batch_window: table.read("batch_window", duration(BATCH_WINDOW)).unwrap_or_default(),
+        max_concurrency: table.read("max_concurrency", whole(INVOCATIONS)).unwrap_or(INVOCATIONS_DEFAULT),
         parallel: table.read("parallel", whole(BATCH)).unwrap_or(PARALLEL_DEFAULT),
         keep: table.read("keep", duration(KEEP)).unwrap_or(KEEP_DEFAULT),
         keep_failed: table.read("keep_failed", duration(KEEP)).unwrap_or(KEEP_FAILED_DEFAULT),

@@ -7,9 +7,9 @@ use super::{
     Backend, Durability, QueueClass, Track, VARIABLES, Variable, WithoutGpu,
     bounds::{
         BATCH_DEFAULT, CPU_DEFAULT, CPU_GPU_DEFAULT, DEFAULT_NAME, DIR_DEFAULT, GPU_SHARE_DEFAULT, GRACE_DEFAULT,
-        IN_FLIGHT_DEFAULT, INIT_TIMEOUT_DEFAULT, MEMORY_ECS_DEFAULT, MEMORY_GPU_DEFAULT, MEMORY_LAMBDA_DEFAULT,
-        PARALLEL_DEFAULT, PREFETCH_DEFAULT, SHUTDOWN_GRACE_DEFAULT, SOFT_NOTICE_MAX, SOFT_NOTICE_PART, STAGE_DEFAULT,
-        TIMEOUT_ECS_DEFAULT, TIMEOUT_LAMBDA_DEFAULT, TIMEZONE_DEFAULT, WEIGHT_DEFAULT,
+        IN_FLIGHT_DEFAULT, INIT_TIMEOUT_DEFAULT, INVOCATIONS_DEFAULT, MEMORY_ECS_DEFAULT, MEMORY_GPU_DEFAULT,
+        MEMORY_LAMBDA_DEFAULT, PARALLEL_DEFAULT, PREFETCH_DEFAULT, SHUTDOWN_GRACE_DEFAULT, SOFT_NOTICE_MAX,
+        SOFT_NOTICE_PART, STAGE_DEFAULT, TIMEOUT_ECS_DEFAULT, TIMEOUT_LAMBDA_DEFAULT, TIMEZONE_DEFAULT, WEIGHT_DEFAULT,
     },
     queue::Grant,
     schedule::{CatchUp, Overlap},
@@ -188,6 +188,12 @@ fn queues_more() -> Vec<Key> {
             ("fifo", flag(), code(false), "tasks of one ordering key run in order"),
             ("batch", whole(), code(BATCH_DEFAULT), "tasks handed to a function together at most; 1 with GPUs"),
             ("batch_window", duration(), code("0s"), "how long a batch may be waited for"),
+            (
+                "max_concurrency",
+                whole(),
+                code(INVOCATIONS_DEFAULT),
+                "batches that AWS Lambda runs at the same time at most; class `lambda`",
+            ),
             ("parallel", whole(), code(PARALLEL_DEFAULT), "tasks of one batch that the function runs at the same time"),
             (
                 "keep",

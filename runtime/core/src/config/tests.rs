@@ -672,9 +672,13 @@ fn every_default_of_the_reference_is_what_holds_without_the_key() {
             _ => literal.to_owned(),
         };
         let (with, _) = file_with(key, &quoted);
-        // A queue may not be asked for a GPU's keys without a GPU.
-        let gpus = if key.key.contains("gpu_") || key.key.ends_with("_gpu") { "gpus = 1\n" } else { "" };
-        let with = with.replace("[queues.x]\n", &format!("[queues.x]\n{gpus}"));
+        // A queue may not be asked for a GPU's keys without a GPU, nor for Lambda's without Lambda.
+        let needed = match key.key {
+            "max_concurrency" => "class = \"lambda\"\nfunctions = [\"f\"]\n",
+            key if key.contains("gpu_") || key.ends_with("_gpu") => "gpus = 1\n",
+            _ => "",
+        };
+        let with = with.replace("[queues.x]\n", &format!("[queues.x]\n{needed}"));
         let without = with.replace(&format!("\n{} = {quoted}\n", key.key), "\n");
         assert_ne!(with, without);
         let parse = |text: &str| Config::parse(text, &NoVars, &Overrides::default());

@@ -161,7 +161,8 @@ fn code(queue: &Queue<'_>, light: &Light<'_>) -> String {
 }
 
 fn mapping(queue: &Queue<'_>, light: &Light<'_>) -> String {
-    let (id, arn, batch) = (&queue.id, queue.arn(), queue.config.batch);
+    let (id, arn) = (&queue.id, queue.arn());
+    let (batch, concurrency) = (queue.config.batch, queue.config.max_concurrency);
     let window = match light.window_seconds {
         0 => String::new(),
         seconds => format!("      MaximumBatchingWindowInSeconds: {seconds}\n"),
@@ -176,7 +177,7 @@ fn mapping(queue: &Queue<'_>, light: &Light<'_>) -> String {
 {window}      FunctionResponseTypes:
         - ReportBatchItemFailures
       ScalingConfig:
-        MaximumConcurrency: !Ref Concurrency{id}
+        MaximumConcurrency: {concurrency}
 "
     )
 }

@@ -62,22 +62,13 @@ const COMPUTE: &str = r#"  Compute:
 "#;
 
 fn of_function(queue: &Queue<'_>, light: &Light<'_>) -> String {
-    let (id, name, function) = (&queue.id, &queue.config.name, &light.function.name);
-    let image = match light.code_file() {
+    let (id, function) = (&queue.id, &light.function.name);
+    match light.code_file() {
         Some(_) => String::new(),
         None => format!(
             "  Image{id}:\n    Type: String\n    Description: The URI of the container image of function {function} in ECR\n"
         ),
-    };
-    format!(
-        r"{image}  Concurrency{id}:
-    Type: Number
-    Default: 10
-    MinValue: 2
-    MaxValue: 1000
-    Description: How many batches of queue {name} run at the same time
-"
-    )
+    }
 }
 
 fn store(plan: &Plan<'_>) -> String {

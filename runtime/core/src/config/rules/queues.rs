@@ -154,6 +154,10 @@ impl Rules<'_> {
 
     fn gpus(&self) {
         let queue = self.queue;
+        if queue.class == QueueClass::Ecs && self.entry.is_given("max_concurrency") {
+            let fix = "give its worker so many slots (concurrency), or write class = \"lambda\"";
+            self.entry.mistake("max_concurrency", "it limits AWS Lambda, and an agent feeds this queue", fix);
+        }
         if queue.gpus > 0 && queue.class == QueueClass::Lambda {
             self.entry.mistake("gpus", "Lambda has no GPUs", "write class = \"ecs\", or leave gpus out");
         }
