@@ -37,6 +37,9 @@ pub(super) trait BatchCall: Sync {
     /// What an entry gives.
     type Given: Send;
 
+    /// What it does, as an infinitive, with its queue.
+    fn what(&self) -> String;
+
     /// Sends these items in one request.
     async fn call(&self, items: &[usize]) -> Result<Answered<Self::Given>>;
 
@@ -79,7 +82,7 @@ async fn run_one<C: BatchCall>(call: &C, mut items: Vec<usize>) -> Vec<(usize, R
                 answers.push((item, call.refused(&entry)));
                 items.retain(|other| *other != item);
             } else if last {
-                answers.push((item, Err(not_taken(&entry))));
+                answers.push((item, Err(not_taken(call.what(), &entry))));
                 items.retain(|other| *other != item);
             }
         }
@@ -91,14 +94,14 @@ async fn run_one<C: BatchCall>(call: &C, mut items: Vec<usize>) -> Vec<(usize, R
             pause *= 2;
         }
     }
-    let silence = || StoreError::unreachable("do a batch", Told("SQS did not answer for one of its entries".into()));
+    let silence = || StoreError::unreachable(call.what(), Told("SQS did not answer for one of its entries".into()));
     answers.extend(items.into_iter().map(|item| (item, Err(silence()))));
     answers
 }
 
-fn not_taken(entry: &BatchResultErrorEntry) -> StoreError {
+fn not_taken(what: String, entry: &BatchResultErrorEntry) -> StoreError {
     let message = entry.message.as_deref().unwrap_or("no reason given");
-    StoreError::unreachable("do a batch", Told(format!("SQS answered {}: {message}", entry.code)))
+    StoreError::unreachable(what, Told(format!("SQS answered {}: {message}", entry.code)))
 }
 
 /// Splits so many items into batches by number alone.

@@ -128,6 +128,10 @@ struct Extend<'a> {
 impl BatchCall for Extend<'_> {
     type Given = ();
 
+    fn what(&self) -> String {
+        format!("extend messages of queue `{}`", self.queue)
+    }
+
     async fn call(&self, items: &[usize]) -> Result<Answered<()>> {
         let entry = |item: &usize| {
             ChangeMessageVisibilityBatchRequestEntry::builder()
@@ -168,6 +172,10 @@ struct Delete<'a> {
 #[async_trait]
 impl BatchCall for Delete<'_> {
     type Given = ();
+
+    fn what(&self) -> String {
+        format!("delete messages of queue `{}`", self.queue)
+    }
 
     async fn call(&self, items: &[usize]) -> Result<Answered<()>> {
         let entry = |item: &usize| {

@@ -129,6 +129,10 @@ struct Send<'a> {
 impl BatchCall for Send<'_> {
     type Given = MessageId;
 
+    fn what(&self) -> String {
+        format!("send to queue `{}`", self.queue)
+    }
+
     async fn call(&self, items: &[usize]) -> Result<Answered<MessageId>> {
         let entries: std::result::Result<Vec<_>, BuildError> =
             items.iter().map(|item| entry(*item, &self.messages[*item], self.fifo)).collect();
