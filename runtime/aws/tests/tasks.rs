@@ -85,6 +85,13 @@ impl Place {
         DynamoTasks::new(Table::new(&self.connection, &self.name))
     }
 
+    /// The same, with its clock moved as far.
+    fn elsewhere_moved(&self, by: Duration) -> DynamoTasks {
+        let table = Table::new(&self.connection, &self.name);
+        table.clock().advance(by);
+        DynamoTasks::new(table)
+    }
+
     /// Every item of a task.
     async fn items(&self, id: TaskId) -> Vec<Item> {
         let request = self.client.query().table_name(&self.name).key_condition_expression("pk = :pk");
@@ -308,6 +315,17 @@ async fn a_task_costs_three_requests() {
 }
 
 #[tokio::test]
+async fn a_task_that_only_fails_costs_one_request() {
+    let place = place().await;
+    place.submit(&with_args(&0)).await;
+    let failed = (TaskId::mint(), String::new(), Failure::new(Failure::POISON, "line 1"));
+    let (buried, cost_of_it) =
+        measured(&place, failed.0, place.tasks.bury_poison(&queue(), std::slice::from_ref(&failed))).await;
+    only(buried).unwrap();
+    assert_eq!(cost_of_it, cost(&[("PutItem", 1)], 1, 3));
+}
+
+#[tokio::test]
 async fn a_heartbeat_costs_one_request_and_every_second_one_an_index_write() {
     let place = place().await;
     let submission = with_args(&1);
@@ -384,6 +402,42 @@ async fn an_envelope_of_a_mebibyte_is_kept_claimed_rung_and_forgotten() {
     let left = only(place.items(submission.id).await);
     assert!(left.contains_key(TTL) && !left.contains_key(BY_STATE.partition), "{left:?}");
     assert_eq!(place.claim(&submission).await.claim, Claim::Settled);
+}
+
+#[tokio::test]
+async fn a_forgetting_that_was_cut_off_is_finished_by_the_next() {
+    let place = place().await;
+    let submission = with_args(&"x".repeat(5000));
+    place.submit(&submission).await;
+    let fence = place.win(&submission).await;
+    place.settle(submission.id, fence, Outcome::Succeeded(None), &"l".repeat(9000)).await;
+    place.table.clock().advance(DAY);
+    assert_eq!(place.items(submission.id).await.len(), 3, "the row, the envelope and the log");
+    // The row has become a tombstone, and the items beside it are there still.
+    let cut_off =
+        place.client.update_item().table_name(&place.name).update_expression("SET tombstone = :yes REMOVE spec_parts");
+    let key = |name: &str, value: String| (name.to_owned(), AttributeValue::S(value));
+    let row = HashMap::from([key(PARTITION, format!("T#{}", submission.id)), key(SORT, "row".into())]);
+    let cut_off = cut_off.set_key(Some(row)).expression_attribute_values(":yes", AttributeValue::Bool(true));
+    cut_off.send().await.unwrap();
+    assert_eq!(place.tasks.forget(10).await.unwrap(), (1, Vec::new()));
+    assert!(only(place.items(submission.id).await).contains_key(TTL));
+    assert_eq!(place.tasks.forget(10).await.unwrap(), (0, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_task_brought_back_before_it_is_forgotten_keeps_everything() {
+    let place = place().await;
+    let submission = with_args(&"x".repeat(5000));
+    place.submit(&submission).await;
+    let fence = place.win(&submission).await;
+    let failure = Failure::new("kind", "why");
+    place.settle(submission.id, fence, Outcome::Failed { failure, retry_in: None }, "").await;
+    place.table.clock().advance(DAY);
+    only(place.elsewhere_moved(DAY).redrive(&[submission.id]).await).unwrap();
+    assert_eq!(place.tasks.forget(10).await.unwrap(), (0, Vec::new()));
+    let detail = only(place.tasks.read(&[submission.id]).await.unwrap()).unwrap();
+    assert!(detail.record.state == State::Queued && detail.spec.is_some() && detail.attempts.len() == 1);
 }
 
 #[tokio::test]

@@ -28,7 +28,17 @@
 //! 4 KiB is written on its own, beside the settle. Reads: none for the three verbs; a claim of a task that was
 //! tried before learns the row from the failed condition (a unit).
 //!
-//! Levels without a claim do without rows: they cost this table nothing, or one write for each failure.
+//! # Track levels
+//!
+//! What each level keeps of the guarantees (`runtime/README.md` numbers them), and what a task that succeeds costs
+//! there; in brackets one that fails for good: the put of a failed row. Without a claim, attempts come from the receive
+//! count, so that interruptions and snoozes spend one.
+//!
+//! | level | 1 not lost | 2 one holder | 3 long | 4 short | 5 GPU | 6 shutdown | 7 once settled | 8 bad input | 9 ticks | 10 at least once | requests | row + index units |
+//! |---|---|---|---|---|---|---|---|---|---|---|---|---|
+//! | `full` | yes | yes | yes | yes | yes | yes | yes | yes | yes | yes | 3 | 3 + 9 |
+//! | `failures` | yes | | | yes | yes | spends an attempt | | yes | | yes | 0 (1) | 0 (1 + 3) |
+//! | `none` | yes | | | yes | yes | spends an attempt | | yes | | yes | 0 | 0 |
 //!
 //! # Counting
 //!

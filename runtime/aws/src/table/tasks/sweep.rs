@@ -71,10 +71,12 @@ impl DynamoTasks {
         let specs = in_order(due.iter().map(|(_, record)| self.table.spec(record)).collect()).await;
         let mut rings = Vec::with_capacity(due.len());
         for ((_, Record { id, queue, row, .. }), spec) in due.into_iter().zip(specs) {
-            if let Some(spec) = spec? {
-                let (fence, rings_made, not_before) = (row.fence, row.rings, row.not_before);
-                rings.push(DueRing { id, queue, fence, rings: rings_made, not_before, spec });
-            }
+            let Some(spec) = spec? else {
+                tracing::warn!(task.id = %id, queue.name = %queue, "task {id} cannot be rung: its envelope is gone");
+                continue;
+            };
+            let (fence, rings_made, not_before) = (row.fence, row.rings, row.not_before);
+            rings.push(DueRing { id, queue, fence, rings: rings_made, not_before, spec });
         }
         Ok(rings)
     }
