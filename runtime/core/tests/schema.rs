@@ -1,5 +1,7 @@
 //! The published JSON Schema against what is really written and read.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use boon::{Compiler, SchemaIndex, Schemas};
 use proptest::prelude::*;
 use rhubarb_core::{

@@ -58,12 +58,12 @@ impl Cron {
     /// day that ever comes.
     pub fn parse(text: &str) -> Result<Self, Unfit> {
         let fields: Vec<&str> = text.split_whitespace().collect();
-        match fields.as_slice() {
-            &[minutes, hours, day, month, weekday] => {
+        match *fields.as_slice() {
+            [minutes, hours, day, month, weekday] => {
                 let fields = crontab::to_aws([minutes, hours, day, month, weekday])?;
                 Self::read(fields.each_ref().map(String::as_str))
             }
-            &[minutes, hours, day, month, weekday, year] => Self::read([minutes, hours, day, month, weekday, year]),
+            [minutes, hours, day, month, weekday, year] => Self::read([minutes, hours, day, month, weekday, year]),
             _ => {
                 let what = format!("{} is no cron expression", super::quoted(text));
                 let fix = r#"write five fields as in crontab, or AWS's six, e.g. "0 3 * * ? *""#;
