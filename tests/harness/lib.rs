@@ -2,6 +2,11 @@
 //!
 //! Agents are processes of the `rhubarb` command, so that they can be killed; functions are processes of
 //! theirs. Everything is stopped by its own handle, also when a test fails.
+//!
+//! Every application of a test runs over the embedded backend, or, where `RHUBARB_TEST_BACKEND` says `aws`, over
+//! SQS, DynamoDB and S3 of an emulator of its own.
+
+pub mod cloud;
 
 use std::{
     path::{Path, PathBuf},
@@ -20,6 +25,8 @@ use tokio::{
     process::{Child, ChildStderr, Command},
 };
 
+use crate::cloud::Cloud;
+
 /// Nothing that a test waits for takes so long on the slowest machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -34,26 +41,48 @@ pub fn binary(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// An application: a folder with a `rhubarb.toml`, and its store below it.
+/// An application: a folder with a `rhubarb.toml`, and its store below it or on an emulator.
 pub struct App {
     dir: TempDir,
+    cloud: Option<Cloud>,
+}
+
+/// True where the tests' applications run over an emulator of AWS.
+#[must_use]
+pub fn over_aws() -> bool {
+    std::env::var("RHUBARB_TEST_BACKEND").is_ok_and(|backend| backend == "aws")
 }
 
 impl App {
     /// An application with these queues (TOML); the function `scripted` is there, and
     /// runs every queue that names no other.
     #[must_use]
-    #[expect(clippy::expect_used, reason = "a test cannot go on without its folder")]
     pub fn new(toml: &str) -> Self {
+        Self::over(toml, over_aws())
+    }
+
+    /// An application over an emulator, or over the embedded backend, whatever the other tests run over.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "a test cannot go on without its folder")]
+    pub fn over(toml: &str, aws: bool) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let scripted = binary("scripted");
         let scripted = scripted.to_string_lossy();
+        let cloud = aws.then(Cloud::start);
+        let backend = cloud.as_ref().map(Cloud::settings).unwrap_or_default();
         let text = format!(
-            "[app]\nname = \"tests\"\n\n[functions.scripted]\ncommand = ['{scripted}']\n\n{}\n",
+            "[app]\nname = \"tests\"\n{backend}\n[functions.scripted]\ncommand = ['{scripted}']\n\n{}\n",
             toml.replace("{scripted}", &scripted),
         );
         std::fs::write(dir.path().join("rhubarb.toml"), text).expect("rhubarb.toml can be written");
-        Self { dir }
+        Self { dir, cloud }
+    }
+
+    /// The emulator that it runs over, its queues, table and bucket made.
+    async fn cloud(&self) -> Option<&Cloud> {
+        let cloud = self.cloud.as_ref()?;
+        cloud.make(self.path()).await;
+        Some(cloud)
     }
 
     /// Its folder.
@@ -66,7 +95,10 @@ impl App {
     #[expect(clippy::expect_used, reason = "a test cannot go on without its client")]
     #[must_use]
     pub async fn client(&self) -> Client {
-        Client::open(self.path()).await.expect("the application opens")
+        match self.cloud().await {
+            Some(cloud) => cloud.client(self.path()).await,
+            None => Client::open(self.path()).await.expect("the application opens"),
+        }
     }
 
     /// The `rhubarb` command in its folder, with these arguments.
@@ -74,13 +106,14 @@ impl App {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary("rhubarb"));
         command.args(arguments).current_dir(self.path()).stdin(Stdio::null()).kill_on_drop(true);
-        command.env_remove("RUST_LOG");
+        command.env_remove("RUST_LOG").envs(self.cloud.iter().flat_map(Cloud::variables));
         command
     }
 
     /// Runs the command to its end.
     #[expect(clippy::expect_used, reason = "a test cannot go on without the command")]
     pub async fn run(&self, arguments: &[&str]) -> Ran {
+        self.cloud().await;
         let output = self.command(arguments).output();
         let output =
             tokio::time::timeout(PATIENCE, output).await.expect("the command ends").expect("the command starts");
@@ -93,6 +126,7 @@ impl App {
 
     /// Starts an agent with these arguments and waits until it is ready.
     pub async fn agent(&self, arguments: &[&str]) -> AgentProcess {
+        self.cloud().await;
         let mut all = vec!["agent"];
         all.extend(arguments);
         AgentProcess::start(self.command(&all)).await

@@ -68,7 +68,9 @@ impl Project {
     async fn open_aws(&self, endpoint_url: Option<&str>) -> Result<Arc<dyn Backend>> {
         let connect = rhubarb_aws::ConnectOptions { endpoint_url: endpoint_url.map(str::to_owned) };
         let options = rhubarb_aws::AwsOptions { connect, ..rhubarb_aws::AwsOptions::default() };
-        Ok(Arc::new(rhubarb_aws::AwsBackend::connect(&self.config, options).await?))
+        let backend = rhubarb_aws::AwsBackend::connect(&self.config, options).await?;
+        backend.verify().await?;
+        Ok(Arc::new(backend))
     }
 
     #[cfg(not(feature = "aws"))]

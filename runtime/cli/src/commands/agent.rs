@@ -84,7 +84,7 @@ impl Agent {
             id: self.name.unwrap_or_else(|| unique_name(worker.name.as_str())),
             worker,
             config: Arc::clone(&project.config),
-            backend,
+            backend: Arc::clone(&backend),
             root: project.root,
             vars: session.vars.all(),
             purge: self.purge,
@@ -96,7 +96,9 @@ impl Agent {
             agent = starting => agent.map_err(told)?,
             _ = signals.next() => return Err(CliError::Interrupted),
         };
-        Crew::set_out(vec![agent]).until_stopped(&mut signals).await
+        let stopped = Crew::set_out(vec![agent]).until_stopped(&mut signals).await;
+        backend.close().await;
+        stopped
     }
 
     /// The worker's settings, with the options in place of what the file says.

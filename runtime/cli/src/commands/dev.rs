@@ -55,7 +55,9 @@ impl Dev {
             agents = starting => agents?,
             _ = signals.next() => return Err(CliError::Interrupted),
         };
-        Crew::set_out(agents).until_stopped(&mut signals).await
+        let stopped = Crew::set_out(agents).until_stopped(&mut signals).await;
+        backend.close().await;
+        stopped
     }
 }
 
