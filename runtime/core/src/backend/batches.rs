@@ -19,6 +19,9 @@ pub(super) struct Bell {
     pub(super) delay: Duration,
 }
 
+/// A delivery that goes back, and how long it stays hidden.
+type Release = (ReceiptHandle, Duration);
+
 /// Sends messages, one call a queue. The answers are in the order given.
 pub(super) async fn send(broker: &dyn Broker, messages: Vec<(QueueName, OutgoingMessage)>) -> Vec<Result<MessageId>> {
     let mut answers: Vec<Result<MessageId>> = messages.iter().map(|_| Ok(MessageId::new(""))).collect();
@@ -72,7 +75,7 @@ pub(super) async fn note_sent<B: Backend + ?Sized>(
 /// Puts the queues in order after settlements: deletes, releases and rings, each queue's together.
 pub(super) async fn put_in_order<B: Backend + ?Sized>(backend: &B, finishes: &[Finish], answers: &[Result<Settled>]) {
     let mut deletes: BTreeMap<&QueueName, Vec<ReceiptHandle>> = BTreeMap::new();
-    let mut releases: BTreeMap<&QueueName, (Vec<Rung>, Vec<(ReceiptHandle, Duration)>)> = BTreeMap::new();
+    let mut releases: BTreeMap<&QueueName, (Vec<Rung>, Vec<Release>)> = BTreeMap::new();
     let mut bells = Vec::new();
     let delay_max = backend.broker().limits().delay_max;
     for (finish, answer) in finishes.iter().zip(answers) {
