@@ -17,8 +17,12 @@ LICENCES = {
 
 # Two versions of one crate, and who needs the older one.
 TWICE = {
+    "base64": "lambda_runtime, and boon, which only a test of the schema links, still need 0.22, object_store and hyper-util have 0.23",
+    "crypto-common": "comes with digest",
+    "digest": "crc-fast, the checksums of object_store, still needs 0.10, sha2 has 0.11",
     "getrandom": "ring still needs 0.2, and boon, which only a test of the schema links, 0.3",
     "hashbrown": "safetensors still needs 0.16, rusqlite has 0.17",
+    "http": "a test tool of the AWS clients (aws-smithy-protocol-test) still needs 0.2, the clients have 1",
     "miniz_oxide": "png still needs 0.8, flate2 has 0.9",
     "syn": "macros of tracing and pin-project still need 2, those of serde and clap have 3 (build time only)",
 }
