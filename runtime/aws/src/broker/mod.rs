@@ -145,6 +145,10 @@ impl Broker for SqsBroker {
         self.count(queue).await
     }
 
+    async fn locate(&self, queue: &QueueName) -> Result<Option<String>> {
+        Ok(Some(self.url(queue).await?.to_string()))
+    }
+
     /// Where the queue was purged less than a minute ago, waits until SQS allows it again.
     async fn purge(&self, queue: &QueueName) -> Result<u64> {
         self.purge_all(queue).await

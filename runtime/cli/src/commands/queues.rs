@@ -2,10 +2,12 @@
 
 use clap::Args;
 use rhubarb::client::QueueStatus;
-use rhubarb_core::{config::QueueClass, time::Timestamp};
+use rhubarb_core::{config::QueueClass, ids::QueueName, time::Timestamp};
+use serde::Serialize;
 
 use crate::{
-    exit::Result,
+    exit::{CliError, Result},
+    screen::clean,
     session::Session,
     values::{now, show_ago},
 };
@@ -15,18 +17,53 @@ use crate::{
 #[command(after_help = "\
 Examples:
   rhubarb queues
-  rhubarb queues --json | jq 'select(.waiting > 100) | .queue'")]
-pub(crate) struct Queues {}
+  rhubarb queues --json | jq 'select(.waiting > 100) | .queue'
+  rhubarb queues --urls --aws")]
+pub(crate) struct Queues {
+    /// Show where each is, for producers that speak to SQS themselves
+    #[arg(long)]
+    urls: bool,
+}
+
+/// Where a queue is.
+#[derive(Serialize)]
+struct Url<'a> {
+    queue: &'a QueueName,
+    url: &'a str,
+}
+
+impl<'a> Url<'a> {
+    fn of(queue: &'a QueueStatus) -> Option<Self> {
+        Some(Self { queue: &queue.queue, url: queue.url.as_deref()? })
+    }
+}
 
 impl Queues {
     /// Shows them.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
         let queues = session.client().await?.queues().await?;
+        if self.urls {
+            return show_urls(session, &queues);
+        }
         let now = now();
         let header =
             ["queue", "class", "waiting", "delayed", "running", "in flight", "failed", "oldest waiting", "served by"];
         session.screen.rows(&queues, &header, |queue| row(queue, now), "no queues")
     }
+}
+
+fn show_urls(session: &Session, queues: &[QueueStatus]) -> Result<()> {
+    let urls: Vec<Url<'_>> = queues.iter().filter_map(Url::of).collect();
+    if urls.is_empty() {
+        let text = "the queues of the embedded backend have no URLs: enqueue by `rhubarb enqueue`, or say --aws";
+        return Err(CliError::Usage(text.into()));
+    }
+    if session.screen.json() {
+        return urls.iter().try_for_each(|found| session.screen.document(found));
+    }
+    // Not a table: its cells are cut where a line would be hard to read, and a URL must be whole.
+    let width = urls.iter().map(|found| found.queue.as_str().len()).max().unwrap_or_default();
+    urls.iter().try_for_each(|found| session.screen.line(clean(&format!("{:width$}  {}", found.queue.as_str(), found.url))))
 }
 
 fn row(queue: &QueueStatus, now: Timestamp) -> Vec<String> {

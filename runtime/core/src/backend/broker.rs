@@ -148,6 +148,16 @@ pub trait Broker: Send + Sync {
     /// The broker cannot be reached.
     async fn counts(&self, queue: &QueueName) -> Result<Counts>;
 
+    /// A queue's URL, for producers that know the broker and not Rhubarb. None where the broker has no such thing.
+    ///
+    /// # Errors
+    ///
+    /// `NoQueue`, or the broker cannot be reached.
+    async fn locate(&self, queue: &QueueName) -> Result<Option<String>> {
+        let _ = queue;
+        Ok(None)
+    }
+
     /// Deletes every message of a queue. Returns how many, about.
     ///
     /// # Errors

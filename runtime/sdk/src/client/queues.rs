@@ -39,6 +39,9 @@ pub struct QueueStatus {
     /// When the oldest waiting task was accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_waiting: Option<Timestamp>,
+    /// Its URL, for producers that know SQS and not Rhubarb; none in the embedded backend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// Live workers that serve it. None: its tasks wait, save those of class `lambda` on AWS.
     pub served_by: Vec<WorkerId>,
 }
@@ -61,11 +64,12 @@ impl Client {
         let mut queues = Vec::with_capacity(names.len());
         for queue in names {
             let config = self.config().queue(queue);
-            let messages = match config {
-                Some(_) => backend.broker().counts(queue).await?,
-                None => Counts::default(),
+            let (messages, url) = match config {
+                Some(_) => (backend.broker().counts(queue).await?, backend.broker().locate(queue).await?),
+                None => (Counts::default(), None),
             };
             let mut status = QueueStatus::new(queue.clone(), config.map(|config| config.class), messages);
+            status.url = url;
             status.paused = rows.iter().any(|row| row.queue == *queue && row.paused);
             for count in counts.iter().filter(|count| count.queue == *queue) {
                 status.add(count.state, count.count, count.oldest);
@@ -135,6 +139,7 @@ impl QueueStatus {
             messages,
             tasks: BTreeMap::new(),
             oldest_waiting: None,
+            url: None,
             served_by: Vec::new(),
         }
     }
