@@ -71,6 +71,7 @@ struct Notes {
     written_at: Option<Instant>,
     checkpoint: Option<BlobRef>,
     output: Option<BlobRef>,
+    settling: bool,
     peek: Option<Peek>,
     log_bytes: usize,
 }
@@ -170,6 +171,18 @@ impl Attempt {
     /// Notes a checkpoint that the store has.
     pub fn note_checkpoint(&self, checkpoint: BlobRef) {
         self.notes().checkpoint = Some(checkpoint);
+    }
+
+    /// Notes whether its outcome is being written just now: what the queue does with its message is then
+    /// the settlement's affair.
+    pub fn note_settling(&self, settling: bool) {
+        self.notes().settling = settling;
+    }
+
+    /// True while its outcome is being written.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        self.notes().settling
     }
 
     /// Notes an output that was posted.

@@ -5,6 +5,9 @@
 //! claim exists or the task is settled; the attempt is then stopped, and nothing of it is settled. A
 //! message that the broker refuses to extend means only that a newer receipt exists: work goes on. A
 //! store out of reach stops nothing either: until somebody else claims, the holder is the holder.
+//!
+//! A renewal may be under way when the attempt settles. The refusal is then its own settlement's doing, and
+//! its message is not extended any more: that would undo the delay with which the settlement put it back.
 
 use std::{
     collections::HashMap,
@@ -116,6 +119,9 @@ impl Keeper {
     async fn extend_messages(&self, due: &[Arc<Attempt>]) {
         let mut by_queue: HashMap<&QueueName, Vec<(ReceiptHandle, Duration)>> = HashMap::new();
         for attempt in due {
+            if attempt.is_settling() || attempt.stopped() == Some(Stop::Lost) {
+                continue;
+            }
             if let Some(receipt) = &attempt.won.receipt {
                 by_queue.entry(&attempt.queue.name).or_default().push((receipt.clone(), attempt.queue.lease));
             }
@@ -148,6 +154,7 @@ fn heed(attempt: &Attempt, answer: Result<Renewed, StoreError>) {
     match answer {
         Ok(Renewed::Kept { cancel_asked: true }) => attempt.stop(Stop::Requested),
         Ok(Renewed::Kept { cancel_asked: false }) => {}
+        Ok(Renewed::Lost) if attempt.is_settling() => {}
         Ok(Renewed::Lost) => {
             if attempt.stopped() != Some(Stop::Lost) {
                 tracing::warn!(task.id = %id, lease.fence = attempt.won.row.fence.0, "task {id} was taken over or settled elsewhere: stopping this attempt");
@@ -155,5 +162,89 @@ fn heed(attempt: &Attempt, answer: Result<Renewed, StoreError>) {
             attempt.stop(Stop::Lost);
         }
         Err(error) => tracing::warn!(task.id = %id, error = %error, "cannot renew the lease of task {id}; working on"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rhubarb_core::{
+        backend::{Broker as _, ClaimPolicy, QueueSpec, Submission, Take, Window},
+        config::{Config, NoVars, Overrides, TaskPolicy, default_queue},
+        envelope::{Envelope, null},
+        row::AckMode,
+        time::Timestamp,
+    };
+    use rhubarb_testkit::MemoryBackend;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const LEASE: Duration = Duration::from_secs(30);
+
+    /// An attempt of ack mode `message`, its keeper, and the backend of both.
+    async fn kept() -> (MemoryBackend, Arc<Attempt>, Arc<Keeper>, Kept) {
+        let backend = MemoryBackend::new(rhubarb_testkit::MemoryOptions::default());
+        let name = default_queue();
+        let spec = QueueSpec { queue: name.clone(), max_receives: None, dead_letters: None };
+        backend.declare(&[spec]).await.unwrap();
+        let envelope = Envelope::new(TaskId::mint(), "t".parse().unwrap(), null());
+        let submission = Submission::new(&envelope, name.clone(), Window::DEFAULT);
+        backend.submit(&[submission], Timestamp(0)).await.remove(0).unwrap();
+
+        let policy = ClaimPolicy {
+            queue: name.clone(),
+            ack: AckMode::Message,
+            lease: LEASE,
+            max_attempts: 3,
+            raw_task: None,
+            purged_before: None,
+            keep: (LEASE, LEASE),
+        };
+        let take = Take { policy: &policy, worker: &"w".parse().unwrap(), max: 1, wait: Duration::ZERO };
+        let won = backend.take(take).await.unwrap().won.remove(0);
+        let text = "[app]\nname = \"tests\"\n[functions.f]\npackage = \"f\"\n";
+        let config = Config::parse(text, &NoVars, &Overrides::default()).unwrap();
+        let queue = Arc::new(config.queue(&name).unwrap().clone());
+        let policy = TaskPolicy::new(&queue, None);
+        let attempt = Arc::new(Attempt::new(won, envelope, queue, policy, Arc::default()));
+        let keeper = Arc::new(Keeper::new(Arc::new(backend.clone()), SECOND));
+        let kept = keeper.keep(Arc::clone(&attempt));
+        (backend, attempt, keeper, kept)
+    }
+
+    /// True if the message is there to be received after so long.
+    async fn is_back(backend: &MemoryBackend, after: Duration) -> bool {
+        tokio::time::advance(after).await;
+        !backend.receive(&default_queue(), 1, LEASE, Duration::ZERO).await.unwrap().is_empty()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_message_of_a_running_attempt_stays_hidden() {
+        let (backend, _attempt, keeper, _kept) = kept().await;
+        tokio::time::advance(LEASE - SECOND).await;
+        keeper.renew_due(Instant::now() + LEASE).await;
+        assert!(!is_back(&backend, LEASE - SECOND).await);
+        assert!(is_back(&backend, SECOND).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_renewal_does_not_undo_the_delay_of_a_settlement() {
+        let (backend, attempt, keeper, _kept) = kept().await;
+        attempt.note_settling(true);
+        let receipt = attempt.won.receipt.clone().unwrap();
+        backend.release(&default_queue(), &[(receipt, 2 * SECOND)]).await.remove(0).unwrap();
+        keeper.renew_due(Instant::now() + LEASE).await;
+        assert!(is_back(&backend, 2 * SECOND).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_that_its_own_settlement_brought_about_stops_nothing() {
+        let (_backend, attempt, _keeper, _kept) = kept().await;
+        attempt.note_settling(true);
+        heed(&attempt, Ok(Renewed::Lost));
+        assert_eq!(attempt.stopped(), None);
+        attempt.note_settling(false);
+        heed(&attempt, Ok(Renewed::Lost));
+        assert_eq!(attempt.stopped(), Some(Stop::Lost));
     }
 }

@@ -667,6 +667,7 @@ async fn settle(shared: &Shared, settlements: Vec<Settling>) {
         .unzip();
     let mut pause = SETTLE_PAUSE;
     loop {
+        kept.iter().for_each(|held| held.attempt.note_settling(true));
         let answers = backend.finish(&finishes).await;
         let mut open = (Vec::new(), Vec::new());
         for ((held, finish), answer) in kept.into_iter().zip(finishes).zip(answers) {
@@ -676,6 +677,7 @@ async fn settle(shared: &Shared, settlements: Vec<Settling>) {
                 }
                 drop(held.kept);
             } else {
+                held.attempt.note_settling(false);
                 open.0.push(held);
                 open.1.push(finish);
             }
