@@ -106,8 +106,14 @@ impl App {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary("rhubarb"));
         command.args(arguments).current_dir(self.path()).stdin(Stdio::null()).kill_on_drop(true);
-        command.env_remove("RUST_LOG").envs(self.cloud.iter().flat_map(Cloud::variables));
+        command.env_remove("RUST_LOG").envs(self.variables());
         command
+    }
+
+    /// The variables that lead a program to its emulator; none over the embedded backend.
+    #[must_use]
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        self.cloud.as_ref().map(Cloud::variables).unwrap_or_default()
     }
 
     /// Runs the command to its end.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod aws;
 mod batches;
 mod commands;
 mod crashes;
@@ -9,5 +10,6 @@ mod ends;
 mod foreign;
 mod input;
 mod limits;
+mod producers;
 mod schedules;
 mod sharing;

@@ -60,6 +60,7 @@ async fn lateness() {
         vars: Vec::new(),
         purge: false,
         scheduler_only: true,
+        feed_lambda: false,
     };
     let agent = Agent::start(options).await.unwrap();
     let stopper = agent.stopper();

@@ -55,6 +55,8 @@ pub struct AgentOptions {
     pub purge: bool,
     /// Serves no queue: sweeps alone.
     pub scheduler_only: bool,
+    /// On AWS: feeds queues of class `lambda` too, where no Lambda does.
+    pub feed_lambda: bool,
 }
 
 /// Why an agent does not start.
@@ -120,11 +122,11 @@ impl Agent {
     ///
     /// A live worker has its name; a queue or binary is missing; the backend cannot be reached.
     pub async fn start(options: AgentOptions) -> Result<Self, AgentError> {
-        let AgentOptions { id, mut worker, config, backend, root, vars, purge, scheduler_only } = options;
+        let AgentOptions { id, mut worker, config, backend, root, vars, purge, scheduler_only, feed_lambda } = options;
         if scheduler_only {
             worker.queues.clear();
         }
-        let queues = queues_of(&config, &worker)?;
+        let queues = queues_of(&config, &worker, feed_lambda)?;
         worker.queues = queues.iter().map(|queue| queue.name.clone()).collect();
         let slots = worker.concurrency.unwrap_or_else(cpus);
         worker.concurrency = Some(slots);
@@ -291,15 +293,16 @@ async fn reconcile(backend: &dyn Backend, config: &Config) -> Result<(), StoreEr
 }
 
 /// The queues this worker feeds: known ones, and of those that want GPUs the ones that may run without.
-fn queues_of(config: &Config, worker: &WorkerConfig) -> Result<Vec<Arc<QueueConfig>>, AgentError> {
+fn queues_of(config: &Config, worker: &WorkerConfig, feed_lambda: bool) -> Result<Vec<Arc<QueueConfig>>, AgentError> {
     for queue in &worker.queues {
         if config.queue(queue).is_none() {
             let known: Vec<&str> = config.queues.keys().map(QueueName::as_str).collect();
             return Err(AgentError::UnknownQueue(queue.clone(), known.join(", ")));
         }
     }
-    let (served, waiting): (Vec<&QueueConfig>, Vec<&QueueConfig>) =
-        config.queues_of(worker, false).partition(|queue| queue.gpus == 0 || queue.without_gpu == WithoutGpu::Cpu);
+    let (served, waiting): (Vec<&QueueConfig>, Vec<&QueueConfig>) = config
+        .queues_of(worker, feed_lambda)
+        .partition(|queue| queue.gpus == 0 || queue.without_gpu == WithoutGpu::Cpu);
     for queue in waiting {
         tracing::warn!(queue.name = %queue.name, "queue {} wants {} GPUs and this worker has none: it is not served", queue.name, queue.gpus);
     }

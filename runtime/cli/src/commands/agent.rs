@@ -89,6 +89,7 @@ impl Agent {
             vars: session.vars.all(),
             purge: self.purge,
             scheduler_only: self.scheduler_only,
+            feed_lambda: self.feed_lambda,
         };
         let mut signals = StopSignals::listen()?;
         let starting = Running::start(options);

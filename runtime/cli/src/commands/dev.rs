@@ -50,7 +50,7 @@ impl Dev {
         let _alone = project.lock("dev")?;
         let mut signals = StopSignals::listen()?;
         let workers: Vec<WorkerConfig> = served(&project, project.config.workers.values(), self.feed_lambda)?;
-        let starting = start(session, &project, &backend, workers);
+        let starting = start(session, &project, &backend, workers, self.feed_lambda);
         let agents = tokio::select! {
             agents = starting => agents?,
             _ = signals.next() => return Err(CliError::Interrupted),
@@ -84,6 +84,7 @@ pub(crate) async fn start(
     project: &Project,
     backend: &Arc<dyn Backend>,
     workers: Vec<WorkerConfig>,
+    feed_lambda: bool,
 ) -> Result<Vec<Agent>> {
     let mut agents = Vec::with_capacity(workers.len());
     for worker in workers {
@@ -97,6 +98,7 @@ pub(crate) async fn start(
             vars: session.vars.all(),
             purge: false,
             scheduler_only: false,
+            feed_lambda,
         };
         agents.push(Agent::start(options).await.map_err(told)?);
     }

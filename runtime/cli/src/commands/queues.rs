@@ -63,7 +63,8 @@ fn show_urls(session: &Session, queues: &[QueueStatus]) -> Result<()> {
     }
     // Not a table: its cells are cut where a line would be hard to read, and a URL must be whole.
     let width = urls.iter().map(|found| found.queue.as_str().len()).max().unwrap_or_default();
-    urls.iter().try_for_each(|found| session.screen.line(clean(&format!("{:width$}  {}", found.queue.as_str(), found.url))))
+    urls.iter()
+        .try_for_each(|found| session.screen.line(clean(&format!("{:width$}  {}", found.queue.as_str(), found.url))))
 }
 
 fn row(queue: &QueueStatus, now: Timestamp) -> Vec<String> {
@@ -82,7 +83,9 @@ fn row(queue: &QueueStatus, now: Timestamp) -> Vec<String> {
 
 fn served_by(queue: &QueueStatus) -> String {
     let names: Vec<&str> = queue.served_by.iter().map(|worker| worker.as_str()).collect();
+    let by_lambda = queue.class == Some(QueueClass::Lambda) && queue.url.is_some();
     let served = match names.as_slice() {
+        [] if by_lambda => "AWS Lambda".to_owned(),
         [] => "no live worker".to_owned(),
         [one] => (*one).to_owned(),
         [first, rest @ ..] => format!("{first} and {} more", rest.len()),

@@ -84,7 +84,7 @@ impl Demo {
 
         let mut signals = StopSignals::listen()?;
         let agents = tokio::select! {
-            agents = dev::start(session, &project, &backend, workers) => agents?,
+            agents = dev::start(session, &project, &backend, workers, self.feed_lambda) => agents?,
             _ = signals.next() => return Err(CliError::Interrupted),
         };
         let crew = Crew::set_out(agents);
