@@ -1,7 +1,7 @@
 //! Batch calls: ten entries at a time, and what SQS could not take is tried again by itself.
 //!
 //! SQS answers a batch per entry. An entry that failed by no fault of ours is sent again with the others of its
-//! kind, a few times; one that is our fault never is. A batch that got no answer at all was tried three times
+//! kind, a few times; one that is our fault, or can never succeed, never is. A batch that got no answer at all was tried three times
 //! by the client and is not tried again here.
 
 use std::time::Duration;
@@ -43,6 +43,11 @@ pub(super) trait BatchCall: Sync {
     /// Sends these items in one request.
     async fn call(&self, items: &[usize]) -> Result<Answered<Self::Given>>;
 
+    /// Whether SQS refused an entry for good. Emulators say that a receipt is gone and call it their own fault.
+    fn is_final(&self, entry: &BatchResultErrorEntry) -> bool {
+        entry.sender_fault
+    }
+
     /// What an entry comes to that SQS refused for good.
     fn refused(&self, entry: &BatchResultErrorEntry) -> Result<Self::Given>;
 }
@@ -78,7 +83,7 @@ async fn run_one<C: BatchCall>(call: &C, mut items: Vec<usize>) -> Vec<(usize, R
         let last = round == TRIES;
         for entry in answered.failed {
             let Some(item) = entry.id.parse().ok().filter(|item| items.contains(item)) else { continue };
-            if entry.sender_fault {
+            if call.is_final(&entry) {
                 answers.push((item, call.refused(&entry)));
                 items.retain(|other| *other != item);
             } else if last {

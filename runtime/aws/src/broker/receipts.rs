@@ -150,13 +150,15 @@ impl BatchCall for Extend<'_> {
         Ok(Answered { done, failed: answer.failed })
     }
 
-    /// AWS says in several ways that the message is gone, visible or received again.
+    fn is_final(&self, entry: &BatchResultErrorEntry) -> bool {
+        entry.sender_fault || is_about_the_receipt(entry)
+    }
+
     fn refused(&self, entry: &BatchResultErrorEntry) -> Result<()> {
-        let message = entry.message.as_deref().unwrap_or_default();
-        let gone = ["MessageNotInflight", "ReceiptHandleIsInvalid"].iter().any(|code| entry.code.ends_with(code));
-        if gone || message.contains("ReceiptHandle") || message.contains("receipt handle") {
+        if is_about_the_receipt(entry) {
             return Err(StoreError::ReceiptExpired);
         }
+        let message = entry.message.as_deref().unwrap_or_default();
         let (queue, code) = (self.queue, &entry.code);
         Err(StoreError::Invalid(format!("SQS did not extend a message of queue `{queue}` ({code}): {message}")))
     }
@@ -193,6 +195,10 @@ impl BatchCall for Delete<'_> {
         Ok(Answered { done, failed: answer.failed })
     }
 
+    fn is_final(&self, entry: &BatchResultErrorEntry) -> bool {
+        entry.sender_fault || is_about_the_receipt(entry)
+    }
+
     /// A message that is gone is as deleted as can be. Of a FIFO queue SQS tells an expired receipt apart.
     fn refused(&self, entry: &BatchResultErrorEntry) -> Result<()> {
         let message = entry.message.as_deref().unwrap_or_default();
@@ -205,4 +211,12 @@ impl BatchCall for Delete<'_> {
         let (queue, code) = (self.queue, &entry.code);
         Err(StoreError::Invalid(format!("SQS did not delete a message of queue `{queue}` ({code}): {message}")))
     }
+}
+
+/// SQS says in several ways that the message of a receipt is gone, visible or received again.
+fn is_about_the_receipt(entry: &BatchResultErrorEntry) -> bool {
+    let message = entry.message.as_deref().unwrap_or_default();
+    ["MessageNotInflight", "ReceiptHandleIsInvalid"].iter().any(|code| entry.code.ends_with(code))
+        || message.contains("ReceiptHandle")
+        || message.contains("receipt handle")
 }
