@@ -21,7 +21,7 @@ use aws_sdk_dynamodb::{
         ScalarAttributeType,
     },
 };
-use common::connection;
+use common::{WrongClock, connection, connection_of};
 use futures::future::join_all;
 use rhubarb_aws::{Connection, DynamoSchedules, DynamoTasks, DynamoWorkers, Table};
 use rhubarb_core::{
@@ -40,6 +40,7 @@ use rhubarb_testkit::{
     Clockwork,
     emulator::{Emulator, REGION},
     exercise,
+    faultproxy::{FaultProxy, Rule, Wrong},
 };
 use serde_json::value::to_raw_value;
 
@@ -56,7 +57,7 @@ struct Place {
     table: Table,
     tasks: DynamoTasks,
     client: Client,
-    _emulator: Emulator,
+    emulator: Emulator,
 }
 
 fn client(emulator: &Emulator) -> Client {
@@ -76,7 +77,7 @@ async fn place() -> Place {
     table.create().await.unwrap();
     table.verify().await.unwrap();
     let tasks = DynamoTasks::new(table.clone());
-    Place { tasks, client: client(&emulator), connection, name, table, _emulator: emulator }
+    Place { tasks, client: client(&emulator), connection, name, table, emulator }
 }
 
 impl Place {
@@ -96,7 +97,8 @@ impl Place {
     async fn items(&self, id: TaskId) -> Vec<Item> {
         let request = self.client.query().table_name(&self.name).key_condition_expression("pk = :pk");
         let request = request.expression_attribute_values(":pk", AttributeValue::S(format!("T#{id}")));
-        request.consistent_read(true).send().await.unwrap().items.unwrap_or_default()
+        // A page ends after a mebibyte.
+        request.consistent_read(true).into_paginator().items().send().try_collect().await.unwrap()
     }
 
     async fn row(&self, id: TaskId) -> Item {
@@ -214,6 +216,33 @@ async fn of_twenty_claimants_in_processes_of_their_own_one_wins() {
     assert!(answers.iter().all(|answer| matches!(answer.claim, Claim::Won | Claim::Held { .. })));
     let row = place.row(submission.id).await;
     assert_eq!((row["fence"].as_n().unwrap().as_str(), row["attempt"].as_n().unwrap().as_str()), ("1", "1"));
+}
+
+#[tokio::test]
+async fn workers_whose_clocks_are_minutes_off_judge_a_lease_by_the_servers_clock() {
+    let place = place().await;
+    let submission = with_args(&1);
+    place.submit(&submission).await;
+    let proxy = FaultProxy::start(place.emulator.endpoint()).await;
+    proxy.add(Rule::every("", Wrong::CheckDate));
+    let off = Duration::from_secs(6 * 60);
+    let [ahead, behind] = [WrongClock::Ahead(off), WrongClock::Behind(off)]
+        .map(|clock| Table::new(&connection_of(clock, proxy.endpoint()), &place.name));
+    let [first, second] = [&ahead, &behind].map(|table| DynamoTasks::new(table.clone()));
+
+    // The first read asks for the time too: that request was refused, sent again with the server's time, and no
+    // later one is refused.
+    for (tasks, requests) in [(&first, 3), (&first, 4), (&second, 7), (&second, 8)] {
+        assert!(only(tasks.read(&[submission.id]).await.unwrap()).is_some());
+        assert_eq!(proxy.count(""), requests);
+    }
+    assert_eq!(claim(&first, &submission).await.claim, Claim::Won);
+    let Claim::Held { left, .. } = claim(&second, &submission).await.claim else { panic!("a second holder") };
+    assert!(left.abs_diff(LEASE) <= Duration::from_secs(2), "{left:?} of a lease are left");
+    assert!(second.due_leases(10).await.unwrap().is_empty());
+    behind.clock().advance(LEASE + Duration::from_secs(2));
+    assert_eq!(only(second.due_leases(10).await.unwrap()).id, submission.id);
+    assert!(first.due_leases(10).await.unwrap().is_empty());
 }
 
 #[tokio::test]

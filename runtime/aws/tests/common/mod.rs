@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
+use aws_smithy_async::time::TimeSource;
 use rhubarb_aws::Connection;
 use rhubarb_core::{
     config::{Config, NoVars, Overrides},
@@ -26,15 +27,38 @@ pub(crate) fn connection(emulator: &Emulator) -> Connection {
 
 /// A connection to an endpoint of this machine.
 pub(crate) fn connection_to(endpoint: &str) -> Connection {
+    Connection::new(settings(endpoint))
+}
+
+/// The same of a machine whose clock is wrong.
+pub(crate) fn connection_of(clock: WrongClock, endpoint: &str) -> Connection {
+    Connection::new(settings(endpoint).into_builder().time_source(clock).build())
+}
+
+fn settings(endpoint: &str) -> SdkConfig {
     let credentials = Credentials::new("test", "test", None, None, "test");
-    Connection::new(
-        SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new(REGION))
-            .endpoint_url(endpoint)
-            .credentials_provider(SharedCredentialsProvider::new(credentials))
-            .build(),
-    )
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(REGION))
+        .endpoint_url(endpoint)
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .build()
+}
+
+/// The wall clock of a machine that goes right, but is so far ahead or behind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WrongClock {
+    Ahead(Duration),
+    Behind(Duration),
+}
+
+impl TimeSource for WrongClock {
+    fn now(&self) -> SystemTime {
+        match self {
+            Self::Ahead(by) => SystemTime::now() + *by,
+            Self::Behind(by) => SystemTime::now() - *by,
+        }
+    }
 }
 
 /// Real time: an emulator is waited for.

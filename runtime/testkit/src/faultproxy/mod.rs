@@ -183,6 +183,8 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
             send().await?;
             send().await
         }
+        Some(Wrong::CheckDate) if request.is_signed_now() => send().await,
+        Some(Wrong::CheckDate) => Ok(request.refuse(403, "InvalidSignatureException")),
         Some(Wrong::Answer { status, code }) => Ok(request.refuse(status, code)),
     }
 }

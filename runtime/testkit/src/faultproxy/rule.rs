@@ -15,6 +15,8 @@ pub enum Wrong {
     Delay(Duration),
     /// The service does it twice; the second answer is given.
     Twice,
+    /// As AWS does and emulators do not: the service sees only what was signed within five minutes of now.
+    CheckDate,
     /// It is answered with this status and code, as AWS would, and the service never sees it.
     Answer {
         /// The status.

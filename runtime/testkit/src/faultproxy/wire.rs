@@ -1,6 +1,6 @@
 //! Requests and answers as whole values: read, sent on, answered in the service's place.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, time::Duration};
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
@@ -11,10 +11,16 @@ use hyper::{
     http::request::Parts,
 };
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use tokio::net::TcpStream;
 
 /// Where AWS's JSON protocols name the operation.
 const TARGET: &str = "x-amz-target";
+
+/// When a request was signed, as `20270115T080000Z`.
+const SIGNED: &str = "x-amz-date";
+/// AWS refuses a request that was signed longer before or after it came.
+const SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Why a connection ends without an answer.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +54,13 @@ impl Whole {
 
     fn operation(&self) -> Option<&str> {
         self.parts.headers.get(TARGET).and_then(|target| target.to_str().ok())
+    }
+
+    /// True if its signature is of now, give or take what AWS allows.
+    pub(super) fn is_signed_now(&self) -> bool {
+        let date = self.parts.headers.get(SIGNED).and_then(|date| date.to_str().ok());
+        let signed: Option<Timestamp> = date.and_then(|date| date.parse().ok());
+        signed.is_some_and(|signed| Timestamp::now().duration_since(signed).unsigned_abs() <= SKEW_MAX)
     }
 
     /// An error as AWS answers it: JSON where the request names its operation, XML where it is a path (S3).
