@@ -34,9 +34,33 @@ fn policy(queue: &QueueName) -> ClaimPolicy {
 }
 
 #[tokio::test]
-async fn the_joined_verbs_are_as_in_any_backend() {
+async fn the_joined_verbs_are_as_in_any_backend_and_need_no_right_that_the_template_does_not_give() {
     let emulator = Emulator::start();
-    exercise::backend(&backend(&emulator, &config("")).await, &RealTime).await;
+    let backend = backend(&emulator, &config("")).await;
+    backend.verify().await.unwrap();
+    exercise::backend(&backend, &RealTime).await;
+    // The template makes what is made here, and who purges is a person.
+    let others =
+        ["SQS.CreateQueue", "SQS.PurgeQueue", "DynamoDB.CreateTable", "DynamoDB.UpdateTimeToLive", "S3.CreateBucket"];
+    let asked = backend.requests().into_keys().filter(|operation| !others.contains(&operation.as_str()));
+    let refused: Vec<String> = asked.filter(|operation| !is_allowed(operation)).collect();
+    assert!(refused.is_empty(), "{refused:?}");
+}
+
+/// Whether the role of a function in the template has the rights for an operation.
+fn is_allowed(operation: &str) -> bool {
+    let (service, name) = operation.split_once('.').unwrap();
+    let rights = match (service, name) {
+        // The right on a message is the right on a batch of them.
+        ("SQS", name) => vec![name.trim_end_matches("Batch")],
+        ("DynamoDB", "TransactWriteItems") => vec!["PutItem", "UpdateItem", "DeleteItem"],
+        ("S3", "ListObjectsV2" | "HeadBucket") => vec!["ListBucket"],
+        ("S3", "DeleteObjects") => vec!["DeleteObject"],
+        ("S3", "CreateMultipartUpload" | "UploadPart" | "CompleteMultipartUpload") => vec!["PutObject"],
+        (_, name) => vec![name],
+    };
+    let template = include_str!("../../../infra/template.yaml");
+    rights.iter().all(|right| template.contains(&format!(" {}:{right}\n", service.to_lowercase())))
 }
 
 #[tokio::test]
