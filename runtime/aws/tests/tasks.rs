@@ -539,11 +539,12 @@ async fn a_table_that_is_not_there_or_not_ours_is_told() {
     for (name, sort, expected) in
         [("bare", SORT, "no index `due`"), ("foreign", "other", "its keys are not `pk` and `sk`")]
     {
-        let request = place.client.create_table().table_name(name).billing_mode(BillingMode::PayPerRequest);
+        let name = format!("{}-{name}", place.name);
+        let request = place.client.create_table().table_name(&name).billing_mode(BillingMode::PayPerRequest);
         let request = request.attribute_definitions(attribute(PARTITION)).attribute_definitions(attribute(sort));
         let request = request.key_schema(key(PARTITION, KeyType::Hash)).key_schema(key(sort, KeyType::Range));
         request.send().await.unwrap();
-        let told = Table::new(&place.connection, name).verify().await.unwrap_err().to_string();
+        let told = Table::new(&place.connection, &name).verify().await.unwrap_err().to_string();
         assert!(told.contains(expected), "{told}");
     }
 }
