@@ -55,7 +55,7 @@ pub fn over_aws() -> bool {
 
 impl App {
     /// An application with these queues (TOML); the function `scripted` is there, and
-    /// runs every queue that names no other.
+    /// runs every queue that names no other. `{lease}` is the shortest lease that its backend allows.
     #[must_use]
     pub fn new(toml: &str) -> Self {
         Self::over(toml, over_aws())
@@ -70,9 +70,10 @@ impl App {
         let scripted = scripted.to_string_lossy();
         let cloud = aws.then(Cloud::start);
         let backend = cloud.as_ref().map(Cloud::settings).unwrap_or_default();
+        let lease = if aws { "3s" } else { "1s" };
         let text = format!(
             "[app]\nname = \"tests\"\n{backend}\n[functions.scripted]\ncommand = ['{scripted}']\n\n{}\n",
-            toml.replace("{scripted}", &scripted),
+            toml.replace("{scripted}", &scripted).replace("{lease}", lease),
         );
         std::fs::write(dir.path().join("rhubarb.toml"), text).expect("rhubarb.toml can be written");
         Self { dir, cloud }

@@ -6,11 +6,11 @@ use serde_json::json;
 
 const QUICK: &str = r#"
 [queues.work]
-lease = "1s"
+lease = "{lease}"
 max_attempts = 3
 backoff = { initial = "10ms", max = "20ms" }
 [queues.message]
-lease = "1s"
+lease = "{lease}"
 ack = "message"
 timeout = "1h"
 backoff = { initial = "10ms", max = "20ms" }

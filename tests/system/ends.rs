@@ -9,9 +9,9 @@ use serde_json::json;
 
 const ENDS: &str = r#"
 [queues.work]
-lease = "2s"
+lease = "3s"
 [queues.message]
-lease = "2s"
+lease = "3s"
 ack = "message"
 [workers.all]
 queues = ["work", "message"]

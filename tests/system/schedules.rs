@@ -17,7 +17,7 @@ use serde_json::json;
 
 const WORKERS: &str = r#"
 [queues.work]
-lease = "1s"
+lease = "{lease}"
 [workers.all]
 queues = ["work"]
 concurrency = 2

@@ -65,6 +65,12 @@ pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
 pub const LEASE_MIN: Duration = Duration::from_secs(1);
 /// A lease is renewed when this part of it has passed: one renewal may be lost.
 pub const RENEWALS_PER_LEASE: u32 = 3;
+/// So far apart two processes may judge one moment on AWS: each learns the time of the server from answers whose
+/// `Date` tells whole seconds, to half a second at first.
+pub const CLOCKS_APART_AWS_MAX: Duration = Duration::from_secs(1);
+/// A shorter lease is a mistake on AWS: with one renewal lost, what is left of it must not be less than the clocks
+/// may be apart, or a sweep could end a lease that is about to be renewed.
+pub const LEASE_AWS_MIN: Duration = Duration::from_secs(CLOCKS_APART_AWS_MAX.as_secs() * RENEWALS_PER_LEASE as u64);
 /// Interruptions (shutdown, Spot) after which a task fails with that reason.
 pub const INTERRUPTIONS_MAX: u32 = 100;
 /// Snoozes after which a task fails with that reason.
@@ -97,6 +103,7 @@ const _: () = {
     assert!(MESSAGE_MODE_TIMEOUT_MAX.as_secs() < aws.visibility_max.as_secs());
     assert!(LEASE_DEFAULT.as_secs() < aws.visibility_max.as_secs());
     assert!(LEASE_MIN.as_secs() <= LEASE_DEFAULT.as_secs());
+    assert!(LEASE_MIN.as_secs() <= LEASE_AWS_MIN.as_secs() && LEASE_AWS_MIN.as_secs() <= LEASE_DEFAULT.as_secs());
     assert!(RENEWALS_PER_LEASE >= 3, "one heartbeat may be lost and the next still lands in time");
     assert!(DOORBELL_AGE_MAX.as_secs() < aws.retention.as_secs(), "rung again before the queue forgets");
     assert!(TOMBSTONE_AGE.as_secs() > aws.retention.as_secs(), "a tombstone outlives every message");

@@ -176,7 +176,12 @@ fn queues() -> Vec<Key> {
                 word(Track::Full),
                 "which tasks get a row; less than `full` is cheaper and gives fewer guarantees",
             ),
-            ("lease", duration(), shown(LEASE_DEFAULT), "how long a claim holds without its heartbeat"),
+            (
+                "lease",
+                duration(),
+                shown(LEASE_DEFAULT),
+                "how long a claim holds without its heartbeat; from `1s`, on AWS from `3s`",
+            ),
         ],
     )
 }

@@ -434,6 +434,19 @@ fn times_and_sizes_keep_to_their_bounds() {
 }
 
 #[test]
+fn a_lease_on_aws_is_longer_than_clocks_are_apart() {
+    let on = |backend: &str, lease: &str| {
+        let text = format!("[app]\nname = \"shop\"\nbackend = \"{backend}\"\n[queues.q]\nlease = \"{lease}\"\n");
+        Config::parse(&text, &NoVars, &Overrides::default())
+    };
+    let mistakes = on("aws", "2999ms").unwrap_err().to_string();
+    assert!(mistakes.contains("queues.q.lease: 2s 999ms is too short on AWS"), "{mistakes}");
+    assert!(mistakes.contains("may judge the time 1s apart; write at least 3s"), "{mistakes}");
+    on("aws", "3s").unwrap();
+    on("local", "1s").unwrap();
+}
+
+#[test]
 fn a_batch_fits_its_queue() {
     assert_mistakes(&[
         ("[queues.q]\nbatch = 1001", "queues.q.batch", "1001 is over 1000, the limit of an agent"),

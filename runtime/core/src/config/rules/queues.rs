@@ -12,7 +12,7 @@ use crate::{
         units::show_duration,
         value::too_much,
     },
-    limits::{LAMBDA_INVOCATION_MAX, MESSAGE_MODE_TIMEOUT_MAX},
+    limits::{CLOCKS_APART_AWS_MAX, LAMBDA_INVOCATION_MAX, LEASE_AWS_MIN, MESSAGE_MODE_TIMEOUT_MAX},
     row::AckMode,
 };
 
@@ -21,6 +21,7 @@ pub(super) fn check(config: &Config, queue: &QueueConfig, sheet: &Sheet) {
     rules.functions();
     rules.name();
     rules.time();
+    rules.lease();
     rules.ack();
     rules.track();
     rules.batch();
@@ -74,6 +75,17 @@ impl Rules<'_> {
                 show_duration(hard),
             );
             self.entry.mistake("soft_timeout", what, "write less than timeout, or leave it out");
+        }
+    }
+
+    fn lease(&self) {
+        if self.config.app.backend == Backend::Aws && self.queue.lease < LEASE_AWS_MIN {
+            let what = format!(
+                "{} is too short on AWS, where two processes may judge the time {} apart",
+                show_duration(self.queue.lease),
+                show_duration(CLOCKS_APART_AWS_MAX),
+            );
+            self.entry.mistake("lease", what, format!("write at least {}", show_duration(LEASE_AWS_MIN)));
         }
     }
 
