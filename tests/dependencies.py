@@ -17,7 +17,7 @@ LICENCES = {
 
 # Two versions of one crate, and who needs the older one.
 TWICE = {
-    "base64": "lambda_runtime, and boon, which only a test of the schema links, still need 0.22, object_store and hyper-util have 0.23",
+    "base64": "lambda_runtime, and boon, which only a test of the schema links, need 0.22, object_store has 0.23",
     "crypto-common": "comes with digest",
     "digest": "crc-fast, the checksums of object_store, still needs 0.10, sha2 has 0.11",
     "getrandom": "ring still needs 0.2, and boon, which only a test of the schema links, 0.3",
