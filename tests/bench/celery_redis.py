@@ -12,9 +12,11 @@ import tempfile
 import time
 
 try:
+    import packaging  # noqa: F401: kombu needs it for Redis and does not ask for it
     from celery import Celery, group
-except ImportError:
-    sys.exit("celery is not installed: pip install celery redis")
+    from kombu.exceptions import OperationalError
+except ImportError as error:
+    sys.exit(f"{error.name} is not installed: pip install celery redis packaging")
 
 PORT = int(os.environ.get("BENCH_REDIS_PORT", "0"))
 TASKS = 20_000
@@ -64,29 +66,29 @@ def measure():
         try:
             app.connection().ensure_connection(max_retries=1)
             break
-        except Exception:
+        except OperationalError:
             time.sleep(0.1)
     begun = time.monotonic()
     results = [noop.delay() for _ in range(TASKS)]
-    print(f"celery-redis: enqueue {TASKS / (time.monotonic() - begun):.0f} tasks/s")
+    print(f"celery-redis: enqueue {TASKS / (time.monotonic() - begun):.0f} tasks/s", flush=True)
     begun = time.monotonic()
     process = worker("-c", "2")
     for result in results:
         result.get()
-    print(f"celery-redis: drain {TASKS / (time.monotonic() - begun):.0f} tasks/s (with the worker's start)")
+    print(f"celery-redis: drain {TASKS / (time.monotonic() - begun):.0f} tasks/s (with the worker's start)", flush=True)
     times = []
     for _ in range(500):
         begun = time.monotonic()
         noop.delay().get()
         times.append(time.monotonic() - begun)
     times.sort()
-    print(f"celery-redis: latency p50 {times[250] * 1e3:.2f} ms, p99 {times[495] * 1e3:.2f} ms")
+    print(f"celery-redis: latency p50 {times[250] * 1e3:.2f} ms, p99 {times[495] * 1e3:.2f} ms", flush=True)
     process.terminate()
     process.wait()
     process = worker("-c", "1", "--max-tasks-per-child", "1")
     begun = time.monotonic()
     group(noop.s() for _ in range(10)).apply_async().get()
-    print(f"celery-redis: one process per task {10 / (time.monotonic() - begun):.2f} tasks/s")
+    print(f"celery-redis: one process per task {10 / (time.monotonic() - begun):.2f} tasks/s", flush=True)
     process.terminate()
     process.wait()
 

@@ -1,4 +1,4 @@
-//! The same figures for Celery on Redis, where both are installed: `pip install celery redis`, and a Redis
+//! The same figures for Celery on Redis, where both are installed: `pip install celery redis packaging`, and a Redis
 //! server on the PATH.
 
 use std::process::Command;

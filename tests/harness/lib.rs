@@ -269,6 +269,15 @@ pub async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, found).await.expect("it comes true in time")
 }
 
+/// Lets a moment pass that every process's view of the store's clock agrees on. AWS tells its clock in whole
+/// seconds, so two processes may judge it a second apart; the embedded store's is the machine's.
+pub async fn a_clear_moment() {
+    if over_aws() {
+        let begun = std::time::Instant::now();
+        until(async || (begun.elapsed() > Duration::from_secs(2)).then_some(())).await;
+    }
+}
+
 /// True while a process with this id is there (and is no zombie).
 #[must_use]
 pub fn is_running(pid: u32) -> bool {

@@ -157,8 +157,8 @@ async fn mistakes_have_their_own_exit_codes_and_words() {
 
 #[tokio::test]
 async fn check_tells_every_mistake_with_its_line() {
-    let app =
-        App::new("[queues.work]\ntimeout = \"25 hourz\"\nfunctions = [\"gone\"]\n[workers.all]\nqueues = [\"wrok\"]\n");
+    let toml = "[queues.work]\ntimeout = \"25 hourz\"\nfunctions = [\"gone\"]\n[workers.all]\nqueues = [\"wrok\"]\n";
+    let app = App::over(toml, false);
     let ran = app.run(&["check"]).await;
     assert_eq!(ran.code, Some(64));
     for words in ["rhubarb.toml:", "queues.work.timeout", "gone", "wrok"] {
@@ -200,7 +200,8 @@ async fn a_new_function_is_written_in_a_project_of_ones_own() {
 
 #[tokio::test]
 async fn dev_runs_every_worker_and_a_second_one_is_refused() {
-    let app = App::new(COMMANDS);
+    // One `dev` a folder is a rule of the embedded store.
+    let app = App::over(COMMANDS, false);
     let client = app.client().await;
     let dev = rhubarb_tests::AgentProcess::start(app.command(&["dev"])).await;
     let second = app.run(&["dev"]).await;
@@ -214,7 +215,7 @@ async fn dev_runs_every_worker_and_a_second_one_is_refused() {
 
 #[tokio::test]
 async fn a_folder_that_cannot_hold_the_store_is_named() {
-    let app = App::new(COMMANDS);
+    let app = App::over(COMMANDS, false);
     std::fs::write(app.path().join("a-file"), "").unwrap();
     for folder in ["a-file", "/proc/nowhere"] {
         let ran = app.run(&["--dir", folder, "queues"]).await;

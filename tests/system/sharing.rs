@@ -42,7 +42,9 @@ async fn a_name_that_a_live_worker_holds_is_refused() {
     assert_ne!(ran.code, Some(0));
     assert!(ran.stderr.contains("only") && ran.stderr.contains("--name"), "{}", ran.stderr);
     agent.kill().await;
-    // A dead one's name is free at once.
+    // A dead one's name is free: at once where its process can be seen, over AWS when it was silent for long.
+    let client = app.client().await;
+    until(async || client.workers().await.unwrap().iter().all(|worker| !worker.alive).then_some(())).await;
     let agent = app.agent(&["light", "--name", "only"]).await;
     agent.stop().await;
 }
