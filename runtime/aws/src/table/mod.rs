@@ -32,7 +32,8 @@
 //!
 //! What each level keeps of the guarantees (`runtime/README.md` numbers them), and what a task that succeeds costs
 //! there; in brackets one that fails for good: the put of a failed row. Without a claim, attempts come from the receive
-//! count, so that interruptions and snoozes spend one.
+//! count, so that interruptions and snoozes spend one. The host runs `full` alone so far: of the other two, what the
+//! store is asked for is built and counted, and `rhubarb check` says that they are run as `full`.
 //!
 //! | level | 1 not lost | 2 one holder | 3 long | 4 short | 5 GPU | 6 shutdown | 7 once settled | 8 bad input | 9 ticks | 10 at least once | requests | row + index units |
 //! |---|---|---|---|---|---|---|---|---|---|---|---|---|

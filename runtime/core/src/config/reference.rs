@@ -174,7 +174,7 @@ fn queues() -> Vec<Key> {
                 "track",
                 words::<Track>(),
                 word(Track::Full),
-                "which tasks get a row; less than `full` is cheaper and gives fewer guarantees",
+                "which tasks get a row; less than `full` will be cheaper and give fewer guarantees (read and not run yet: `check` warns)",
             ),
             (
                 "lease",

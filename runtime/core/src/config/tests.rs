@@ -520,6 +520,13 @@ fn a_queue_that_no_worker_serves_is_a_warning() {
 }
 
 #[test]
+fn a_track_level_that_is_not_run_yet_is_a_warning() {
+    let config = parse("[queues.q]\ntrack = \"none\"\n[workers.w]\nqueues = [\"q\"]").unwrap();
+    let told: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    assert!(told.len() == 1 && told[0].contains("queues.q: track = \"none\" is read and not run yet"), "{told:?}");
+}
+
+#[test]
 fn a_function_has_a_package_or_a_command() {
     assert_mistakes(&[
         ("[functions.x]", "functions.x.package", "name its cargo package"),

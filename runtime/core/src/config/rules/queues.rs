@@ -125,6 +125,8 @@ impl Rules<'_> {
         if track == Track::Full {
             return;
         }
+        let what = format!("track = \"{track}\" is read and not run yet: its tasks get rows, as with \"full\"");
+        self.entry.warning(what, "leave it out until it is there");
         if self.queue.ack == AckMode::Lease {
             self.refuse_lease(&format!("with track = \"{track}\" there is no row to lease"));
         }
