@@ -67,6 +67,12 @@ impl Connection {
         Self { config, requests: Requests::default() }
     }
 
+    /// What the clients of AWS's own crates are made from: with our HTTP client, time limits and retries.
+    #[must_use]
+    pub const fn sdk(&self) -> &SdkConfig {
+        &self.config
+    }
+
     /// The region, if one is configured.
     #[must_use]
     pub fn region(&self) -> Option<&Region> {
