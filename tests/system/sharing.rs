@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rhubarb::core::{backend::Filter, row::State};
-use rhubarb_tests::{App, enqueue, reached, settled, until};
+use rhubarb_tests::{App, a_clear_moment, enqueue, reached, settled, until};
 use serde_json::json;
 
 const SHARED: &str = r#"
@@ -45,6 +45,7 @@ async fn a_name_that_a_live_worker_holds_is_refused() {
     // A dead one's name is free: at once where its process can be seen, over AWS when it was silent for long.
     let client = app.client().await;
     until(async || client.workers().await.unwrap().iter().all(|worker| !worker.alive).then_some(())).await;
+    a_clear_moment().await;
     let agent = app.agent(&["light", "--name", "only"]).await;
     agent.stop().await;
 }

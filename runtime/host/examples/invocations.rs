@@ -1,6 +1,6 @@
 //! Measures what a function process can take: invocations a second, and the time to the first `next`.
 //!
-//! `cargo run --release -p rhubarb-host --example speed [INVOCATIONS] [PROCESSES] [STARTS]`
+//! `cargo run --release -p rhubarb-host --example invocations [INVOCATIONS] [PROCESSES] [STARTS]`
 
 use std::env;
 use std::error::Error;
