@@ -115,12 +115,13 @@ async fn a_purge_cancels_what_waits_and_leaves_what_runs() {
     let app = App::new(ENDS);
     let client = app.client().await;
     let agent = app.agent(&["all", "--concurrency", "1"]).await;
-    let running = enqueue(&client, "nap", json!({"ms": 1500}), "work").await;
+    let running = enqueue(&client, "nap", json!({"ms": if over_aws() { 6000 } else { 1500 }}), "work").await;
     reached(&client, running, State::Running).await;
     let mut waiting = Vec::new();
     for _ in 0..4 {
         waiting.push(enqueue(&client, "noop", json!({}), "work").await);
     }
+    a_clear_moment().await;
     let ran = app.run(&["purge", "work", "--yes"]).await;
     let about = if over_aws() { "about " } else { "" };
     assert_eq!(ran.stdout.trim(), format!("purged {about}4 messages from 1 queue"), "{ran:?}");
