@@ -2,8 +2,6 @@
 
 use std::{path::Path, sync::Arc};
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use rhubarb::{
     Client,
     core::config::{Config, NoVars, Overrides},
@@ -61,15 +59,7 @@ impl Cloud {
     /// A connection to it and to nothing else.
     #[must_use]
     pub fn connection(&self) -> Connection {
-        let credentials = Credentials::new("test", "test", None, None, "test");
-        Connection::new(
-            SdkConfig::builder()
-                .behavior_version(BehaviorVersion::latest())
-                .region(Region::new(REGION))
-                .endpoint_url(self.endpoint())
-                .credentials_provider(SharedCredentialsProvider::new(credentials))
-                .build(),
-        )
+        Connection::to_emulator(self.endpoint(), REGION)
     }
 }
 

@@ -11,8 +11,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, SendMessageBatchRequestEntry};
 use rhubarb_aws::{AwsBackend, AwsOptions, Connection};
 use rhubarb_core::{
@@ -39,14 +37,7 @@ const CONFIG: &str = "[app]\nname = \"light\"\nbackend = \"aws\"\n[functions.f]\
 async fn main() -> Result<(), AnyError> {
     let tasks = std::env::args().nth(1).map_or(Ok(2_000), |count| count.parse())?;
     let emulator = Emulator::start();
-    let credentials = Credentials::new("test", "test", None, None, "test");
-    let sdk = SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(REGION))
-        .endpoint_url(emulator.endpoint())
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .build();
-    let connection = Connection::new(sdk);
+    let connection = Connection::to_emulator(emulator.endpoint(), REGION);
     let config = Config::parse(CONFIG, &NoVars, &Overrides::default())?;
     let options = AwsOptions { create: true, ..AwsOptions::default() };
     let backend = AwsBackend::over(connection.clone(), &config, options).await?;

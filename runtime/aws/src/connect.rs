@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::{
     Connector,
     tls::{Provider, rustls_provider::CryptoMode},
@@ -50,6 +51,19 @@ impl Connection {
             loader = loader.endpoint_url(url);
         }
         Self::new(loader.load().await)
+    }
+
+    /// A connection to an emulator and to nothing else: its endpoint, with the credentials `test` that emulators
+    /// take. Nothing is read from the environment.
+    #[must_use]
+    pub fn to_emulator(endpoint: &str, region: &'static str) -> Self {
+        let credentials = Credentials::new("test", "test", None, None, "emulator");
+        let config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static(region))
+            .endpoint_url(endpoint)
+            .credentials_provider(SharedCredentialsProvider::new(credentials));
+        Self::new(config.build())
     }
 
     /// A connection with a configuration of one's own: region, endpoint and credentials are taken as they are,

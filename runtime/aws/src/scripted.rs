@@ -5,8 +5,6 @@
 
 use std::{fmt, future::Future, sync::Arc};
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_runtime_api::{
     client::{
         http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
@@ -54,16 +52,8 @@ where
 {
     let scripted = Scripted(Arc::new(move |operation, body| Box::pin(script(operation, body))));
     let http = http_client_fn(move |_, _| SharedHttpConnector::new(scripted.clone()));
-    let credentials = Credentials::new("test", "test", None, None, "test");
-    Connection::new(
-        SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("eu-central-1"))
-            .endpoint_url("http://127.0.0.1:1")
-            .credentials_provider(SharedCredentialsProvider::new(credentials))
-            .http_client(http)
-            .build(),
-    )
+    let nowhere = Connection::to_emulator("http://127.0.0.1:1", "eu-central-1");
+    Connection::new(nowhere.sdk().to_builder().http_client(http).build())
 }
 
 /// An error as the services of the JSON protocol say it.

@@ -12,10 +12,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use aws_config::{BehaviorVersion, Region};
 use aws_sdk_dynamodb::{
     Client,
-    config::{Builder, Credentials},
     types::{
         AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ReturnConsumedCapacity,
         ScalarAttributeType,
@@ -38,7 +36,7 @@ use rhubarb_core::{
 };
 use rhubarb_testkit::{
     Clockwork,
-    emulator::{Emulator, REGION},
+    emulator::Emulator,
     exercise,
     faultproxy::{FaultProxy, Rule, Wrong},
 };
@@ -61,13 +59,7 @@ struct Place {
 }
 
 fn client(emulator: &Emulator) -> Client {
-    let config = Builder::default()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(REGION))
-        .endpoint_url(emulator.endpoint())
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .credentials_provider(Credentials::new("test", "test", None, None, "test"));
-    Client::from_conf(config.build())
+    Client::new(connection(emulator).sdk())
 }
 
 async fn place() -> Place {

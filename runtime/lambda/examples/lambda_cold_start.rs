@@ -9,8 +9,6 @@
 use std::{error::Error, ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use bytes::Bytes;
 use http::{Request, Response};
 use rhubarb_aws::{AwsBackend, AwsOptions, Connection};
@@ -43,7 +41,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let emulator = Emulator::start();
     let options = AwsOptions { create: true, ..AwsOptions::default() };
-    AwsBackend::over(connection(&emulator), &Config::parse(TOML, &NoVars, &Overrides::default())?, options).await?;
+    let connection = Connection::to_emulator(emulator.endpoint(), REGION);
+    AwsBackend::over(connection, &Config::parse(TOML, &NoVars, &Overrides::default())?, options).await?;
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("rhubarb.toml"), TOML)?;
     std::fs::copy(function, folder.path().join("function"))?;
@@ -66,14 +65,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("cold start: median {:?}, best {:?}, worst {:?} of {STARTS}", took[STARTS / 2], took[0], took[STARTS - 1]);
     println!("bootstrap: {size:.1} MiB");
     Ok(())
-}
-
-fn connection(emulator: &Emulator) -> Connection {
-    let credentials = Credentials::new("test", "test", None, None, "test");
-    let config = SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(REGION))
-        .endpoint_url(emulator.endpoint())
-        .credentials_provider(SharedCredentialsProvider::new(credentials));
-    Connection::new(config.build())
 }

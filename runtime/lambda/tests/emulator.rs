@@ -12,8 +12,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use rhubarb_aws::{AwsBackend, AwsOptions, Connection};
 use rhubarb_core::{
     backend::{Backend, OutgoingMessage, Submission, TaskDetail, Window},
@@ -43,7 +41,8 @@ impl Deployed {
         let text = std::fs::read_to_string(dir.path().join("rhubarb.toml")).unwrap();
         let config = Config::parse(&text, &NoVars, &Overrides::default()).unwrap();
         let options = AwsOptions { create: true, ..AwsOptions::default() };
-        let backend = AwsBackend::over(connection(&emulator), &config, options).await.unwrap();
+        let backend =
+            AwsBackend::over(Connection::to_emulator(emulator.endpoint(), REGION), &config, options).await.unwrap();
         stand_in(dir.path(), "bootstrap", Path::new(env!("CARGO_BIN_EXE_rhubarb-lambda")));
         stand_in(dir.path(), "scripted", &common::example("lambda_scripted"));
         deploy(&emulator, dir.path(), &backend.queue_url(&common::queue()).await.unwrap());
@@ -71,16 +70,6 @@ impl Deployed {
         };
         tokio::time::timeout(PATIENCE, settled).await.expect("the task is settled in time")
     }
-}
-
-fn connection(emulator: &Emulator) -> Connection {
-    let credentials = Credentials::new("test", "test", None, None, "test");
-    let config = SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(REGION))
-        .endpoint_url(emulator.endpoint())
-        .credentials_provider(SharedCredentialsProvider::new(credentials));
-    Connection::new(config.build())
 }
 
 /// Puts a script in the zip's folder that becomes the program: a debug build is larger than a zip may be.

@@ -1,7 +1,5 @@
 //! For tests: a table behind a server that answers as the test says.
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::test_util::infallible_client_fn;
 use aws_smithy_types::body::SdkBody;
 use serde_json::Value;
@@ -18,13 +16,6 @@ pub(crate) fn answered_by(answer: impl Fn(&str, Value) -> (u16, Value) + Send + 
         let answer = http::Response::builder().status(status).header("date", "Fri, 15 Jan 2027 08:00:00 GMT");
         answer.body(SdkBody::from(body.to_string())).unwrap()
     });
-    let credentials = Credentials::new("test", "test", None, None, "test");
-    let config = SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .endpoint_url("http://127.0.0.1:1")
-        .region(Region::new("eu-central-1"))
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .http_client(client)
-        .build();
-    Table::new(&Connection::new(config), "table")
+    let nowhere = Connection::to_emulator("http://127.0.0.1:1", "eu-central-1");
+    Table::new(&Connection::new(nowhere.sdk().to_builder().http_client(client).build()), "table")
 }

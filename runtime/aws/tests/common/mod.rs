@@ -6,8 +6,6 @@
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_async::time::TimeSource;
 use rhubarb_aws::Connection;
 use rhubarb_core::{
@@ -27,22 +25,12 @@ pub(crate) fn connection(emulator: &Emulator) -> Connection {
 
 /// A connection to an endpoint of this machine.
 pub(crate) fn connection_to(endpoint: &str) -> Connection {
-    Connection::new(settings(endpoint))
+    Connection::to_emulator(endpoint, REGION)
 }
 
 /// The same of a machine whose clock is wrong.
 pub(crate) fn connection_of(clock: WrongClock, endpoint: &str) -> Connection {
-    Connection::new(settings(endpoint).into_builder().time_source(clock).build())
-}
-
-fn settings(endpoint: &str) -> SdkConfig {
-    let credentials = Credentials::new("test", "test", None, None, "test");
-    SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(REGION))
-        .endpoint_url(endpoint)
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .build()
+    Connection::new(connection_to(endpoint).sdk().to_builder().time_source(clock).build())
 }
 
 /// The wall clock of a machine that goes right, but is so far ahead or behind.

@@ -1,3 +1,5 @@
+//! Ticks by rules, zones and changes of clocks: by example, and against a search of every minute.
+
 use std::time::Duration;
 
 use jiff::civil::DateTime;

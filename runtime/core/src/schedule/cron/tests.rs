@@ -1,3 +1,5 @@
+//! AWS's cron by its guide's examples, crontab's five fields, and what is refused.
+
 use proptest::prelude::*;
 
 use super::*;
