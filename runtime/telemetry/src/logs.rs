@@ -1,0 +1,1 @@
+//! The log, and log lines by OTLP.

@@ -1,0 +1,1 @@
+//! The names of spans, attributes and instruments: a public contract, so they stand in one place.

@@ -1,0 +1,1 @@
+//! What the standard `OTEL_…` variables ask for.
