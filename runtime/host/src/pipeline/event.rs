@@ -1,0 +1,46 @@
+//! The event that a function is given for a group of attempts.
+
+use std::{borrow::Cow, time::Duration};
+
+use rhubarb_core::contract::{self, AttemptInfo, Record};
+
+use super::Held;
+use crate::attempt::Attempt;
+
+pub(super) fn event_of(group: &[Held], arn: &str) -> String {
+    let infos: Vec<AttemptInfo<'_>> = group.iter().map(|held| info(&held.attempt)).collect();
+    let records: Vec<Record<'_>> = group
+        .iter()
+        .zip(&infos)
+        .map(|(held, info)| {
+            let won = &held.attempt.won;
+            Record {
+                message: &won.message,
+                body: held.body(),
+                // What counts for a function is how often the task was tried, whichever message it came by.
+                receive_count: won.receive_count.max(won.row.attempt),
+                sent: won.sent,
+                first_received: won.first_received,
+                arn,
+                info,
+                traceparent: held.attempt.envelope.trace.as_ref().and_then(|trace| trace.traceparent.as_deref()),
+            }
+        })
+        .collect();
+    contract::event(&records)
+}
+
+fn info(attempt: &Attempt) -> AttemptInfo<'_> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    AttemptInfo {
+        v: contract::VERSION,
+        id: attempt.won.id,
+        attempt: attempt.won.row.attempt,
+        max_attempts: attempt.max_attempts(),
+        fence: attempt.won.row.fence.0,
+        timeout_ms: millis(attempt.policy.timeout),
+        soft_timeout_ms: millis(attempt.policy.soft_timeout),
+        gpus: Cow::Borrowed(&[]),
+        checkpoint: attempt.won.row.checkpoint.is_some(),
+    }
+}

@@ -1,0 +1,142 @@
+//! One invocation: hands the event to a process of the function and waits for the answer, within the limits.
+//!
+//! A process that does not end in time is killed; what an invocation came to is judged behind it.
+
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rhubarb_core::{
+    backend::Log,
+    config::QueueConfig,
+    ids::FunctionName,
+    outcome::{Failure, Outcome},
+};
+use tokio::sync::Notify;
+
+use super::{
+    Cut, Held, Host,
+    clock::{Clock, before},
+    ended::{End, judge_all},
+    event::event_of,
+};
+use crate::{
+    attempt::{Attempt, Peek},
+    functions::{Child, NoProcess},
+    judge,
+    runtime_api::Invocation,
+};
+
+impl Host {
+    pub(super) async fn invoke(
+        &self,
+        queue: &QueueConfig,
+        function: &FunctionName,
+        group: Vec<Held>,
+        cut: Option<Cut>,
+        bell: &Notify,
+    ) {
+        let tasks_max = self.shared.config.max_tasks_per_child(&self.worker, function, queue);
+        let place = before(cut, self.functions.place(function, tasks_max)).await;
+        let mut place = match place {
+            Some(Ok(place)) => place,
+            Some(Err(none)) => return self.settle_without_process(function, group, &none).await,
+            None => return self.settle_unbegun(group).await,
+        };
+        place.ran(group.len());
+        let child = Arc::clone(&place.child);
+        let request_id = uuid::Uuid::now_v7().to_string();
+        let grace = self.functions.spec(function).map_or(Duration::ZERO, |spec| spec.config.shutdown_grace);
+        let clock = Clock::new(queue, &group, grace, cut);
+        let invocation = Invocation::new(
+            request_id.clone(),
+            SystemTime::now() + clock.end().saturating_duration_since(Instant::now()),
+            event_of(&group, &self.shared.queue_arn(&queue.name)).into(),
+            self.shared.function_arn(function),
+        );
+        let end = self.converse(&child, &group, invocation, clock, bell).await;
+        let output = child.process.take_output(&request_id);
+        let log = Log { text: output.text, dropped: output.dropped_bytes };
+        let inline_bytes_max = self.shared.backend.broker().limits().inline_bytes_max;
+        // The slot is free from here: judging and settling go on behind it.
+        drop(place);
+        self.judge_and_settle(move || {
+            let outcomes = judge_all(&child, &group, end, inline_bytes_max);
+            group.into_iter().zip(outcomes).map(|(held, outcome)| (held, outcome, log.clone())).collect()
+        })
+        .await;
+    }
+
+    /// Hands the event over and waits for the answer, within the limits.
+    async fn converse(
+        &self,
+        child: &Arc<Child>,
+        group: &[Held],
+        invocation: Invocation,
+        mut clock: Clock,
+        bell: &Notify,
+    ) -> End {
+        let attempts: Vec<Arc<Attempt>> = group.iter().map(|held| Arc::clone(&held.attempt)).collect();
+        let _registered = child.routes.register(&attempts);
+        let peek = peek(child, &invocation.request_id);
+        attempts.iter().for_each(|attempt| attempt.watch_output(Arc::clone(&peek)));
+        if attempts.iter().any(|attempt| attempt.stopped().is_some()) {
+            // An invocation before this one of the same batch may have heard that bell.
+            bell.notify_one();
+        }
+        let answer = child.process.invoke(invocation);
+        tokio::pin!(answer);
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer.map_or_else(End::Died, End::Answered),
+                () = tokio::time::sleep_until(clock.wake().into()) => {}
+                () = bell.notified() => {}
+                () = self.hurry.cancelled() => {
+                    child.kill().await;
+                    return End::Stopped;
+                }
+            }
+            if let Some(end) = clock.strike(&attempts, Instant::now()) {
+                child.kill().await;
+                return end;
+            }
+        }
+    }
+
+    /// Hands back what the time of the place left no room for. Who was to run alone still is.
+    pub(super) async fn settle_unbegun(&self, group: Vec<Held>) {
+        let settlements = group.into_iter().map(|held| {
+            let why = Cow::Borrowed("the time of its invocation was up before it began");
+            let outcome = Outcome::Interrupted { alone: held.attempt.won.row.alone, why };
+            (held, outcome, Log::default())
+        });
+        self.settle(settlements.collect()).await;
+    }
+
+    async fn settle_without_process(&self, function: &FunctionName, group: Vec<Held>, none: &NoProcess) {
+        let settlements = group.into_iter().map(|held| {
+            let outcome = match none {
+                NoProcess::CannotStart(error) => {
+                    let failure = Failure::new(Failure::INIT, format!("function `{function}` cannot start: {error}"));
+                    judge::failed(&held.attempt, failure, None, fastrand::f64())
+                }
+                // Spends no attempt: this task is not to blame for the one before it.
+                NoProcess::Pausing(left, _) => Outcome::Snoozed((*left).max(Duration::from_millis(100))),
+            };
+            (held, outcome, Log::default())
+        });
+        self.settle(settlements.collect()).await;
+    }
+}
+
+/// Reads what an invocation has printed so far.
+fn peek(child: &Arc<Child>, request_id: &str) -> Peek {
+    let (child, id) = (Arc::clone(child), request_id.to_owned());
+    Arc::new(move || {
+        let output = child.process.peek_output(&id);
+        Log { text: output.text, dropped: output.dropped_bytes }
+    })
+}
