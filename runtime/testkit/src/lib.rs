@@ -10,7 +10,6 @@
 mod clock;
 pub mod emulator;
 pub mod exercise;
-pub mod faultproxy;
 mod faults;
 mod memory;
 pub mod simulation;
@@ -18,3 +17,4 @@ pub mod simulation;
 pub use clock::{Clock, Clockwork, ManualClock, PausedTime};
 pub use faults::{Fault, Faults, Verb};
 pub use memory::{MemoryBackend, MemoryOptions};
+pub use rhubarb_faultproxy as faultproxy;

@@ -14,7 +14,7 @@ use std::{
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use rhubarb_testkit::faultproxy::{FaultProxy, Rule, Wrong};
+use rhubarb_faultproxy::{FaultProxy, Rule, Wrong};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A server that echoes, and how often it was asked.
@@ -210,7 +210,7 @@ async fn an_outage_cuts_what_is_open_refuses_what_comes_and_ends() {
 
 #[tokio::test]
 async fn a_service_that_is_not_there_ends_the_connection() {
-    let proxy = FaultProxy::start(&format!("http://127.0.0.1:{}", rhubarb_testkit::emulator::free_port())).await;
+    let proxy = FaultProxy::start(&format!("http://127.0.0.1:{}", free_port())).await;
     assert!(ask(&proxy, "Send", "a").await.is_err());
     assert_eq!(proxy.count("Send"), 1);
 }
@@ -224,4 +224,18 @@ async fn with_its_handle_the_proxy_is_gone() {
     drop(proxy);
     assert!(client.ask("Send", "b").await.is_err());
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// A port that nothing listens on.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test]
+async fn only_an_endpoint_of_this_machine_is_stood_before() {
+    for wrong in ["https://127.0.0.1:4566", "http://10.0.0.1:4566", "http://127.0.0.1", "sqs"] {
+        let error = FaultProxy::before(wrong).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains(wrong), "{error}");
+    }
 }

@@ -25,7 +25,7 @@ const SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 /// Why a connection ends without an answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Cut {
-    #[error("a fault that a test asked for")]
+    #[error("a fault that was asked for")]
     OnPurpose,
     #[error("cannot reach the service")]
     Unreachable(#[from] io::Error),
@@ -65,7 +65,7 @@ impl Whole {
 
     /// An error as AWS answers it: JSON where the request names its operation, XML where it is a path (S3).
     pub(super) fn refuse(&self, status: u16, code: &str) -> Response<Full<Bytes>> {
-        const MESSAGE: &str = "a fault that a test asked for";
+        const MESSAGE: &str = "a fault that was asked for";
         let (kind, body) = if self.operation().is_some() {
             let body = serde_json::json!({ "__type": code, "message": MESSAGE });
             ("application/x-amz-json-1.0", body.to_string())

@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use crate::simulation::random::Random;
+use fastrand::Rng;
 
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ enum When {
     /// The matching requests of these numbers, from 1.
     Numbers(RangeInclusive<u64>),
     /// So many of a hundred.
-    Share(u64, Random),
+    Share(u64, Rng),
 }
 
 impl Rule {
@@ -79,7 +79,7 @@ impl Rule {
     /// As [`Self::every`], but only about so many of a hundred, which the seed decides.
     #[must_use]
     pub fn share(percent: u64, seed: u64, target: &str, wrong: Wrong) -> Self {
-        Self { when: When::Share(percent, Random::new(seed)), ..Self::every(target, wrong) }
+        Self { when: When::Share(percent, Rng::with_seed(seed)), ..Self::every(target, wrong) }
     }
 
     /// Only requests whose body contains this too.
@@ -101,7 +101,7 @@ impl Rule {
         match &mut self.when {
             When::Always => true,
             When::Numbers(numbers) => numbers.contains(&self.matched),
-            When::Share(percent, random) => random.percent(*percent),
+            When::Share(percent, random) => random.u64(0..100) < *percent,
         }
     }
 }

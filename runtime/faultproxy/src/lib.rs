@@ -1,14 +1,17 @@
-//! What goes wrong between a client and a service: an HTTP/1.1 proxy of a test's own on 127.0.0.1.
+//! What goes wrong between a client and a service: an HTTP/1.1 proxy of the caller's own on 127.0.0.1.
 //!
-//! By rules that a test adds, it drops a request before the service has seen it or its answer after, delays
+//! Tests put it before an emulator of AWS, and so does `rhubarb chaos`; so it is a crate of its own, which brings
+//! nothing of the tests along. By rules that are added, it drops a request before the service has seen it or its answer after, delays
 //! it, sends it twice, or answers in the service's place; and it can be down as a whole, and come back on the
-//! same port. Each request is counted by its target, whatever became of it, and a test can wait for one. All
-//! of it stops when its handle is dropped.
+//! same port. Each request is counted by its target, whatever became of it, and can be waited for. All of it
+//! stops when its handle is dropped.
 
 mod rule;
 mod wire;
 
 use std::{
+    collections::BTreeMap,
+    io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -48,7 +51,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     rules: Rules,
-    targets: Vec<String>,
+    /// How often each target was asked for. Operations are few; only S3's keys make more of them.
+    targets: BTreeMap<String, usize>,
+    wronged: u64,
 }
 
 impl FaultProxy {
@@ -59,10 +64,22 @@ impl FaultProxy {
     /// The endpoint has no address of this machine, or no port is free.
     #[expect(clippy::expect_used, reason = "a test without its proxy cannot go on")]
     pub async fn start(upstream: &str) -> Self {
-        let address = upstream.strip_prefix("http://").unwrap_or(upstream).trim_end_matches('/');
-        let upstream = address.replace("localhost", "127.0.0.1").parse().expect("an endpoint as http://127.0.0.1:4566");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
-        let address = listener.local_addr().expect("a bound listener has an address");
+        Self::before(upstream).await.expect("a proxy before an endpoint such as http://127.0.0.1:4566")
+    }
+
+    /// As [`Self::start`], for whoever can go on without.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput`: the endpoint is not `http://`, an address of this machine and a port. Otherwise no port
+    /// is free.
+    pub async fn before(upstream: &str) -> io::Result<Self> {
+        let upstream = loopback(upstream).ok_or_else(|| {
+            let what = format!("`{upstream}` is no endpoint of this machine such as http://127.0.0.1:4566");
+            io::Error::new(io::ErrorKind::InvalidInput, what)
+        })?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             upstream,
             state: Mutex::default(),
@@ -70,7 +87,7 @@ impl FaultProxy {
             is_down: watch::Sender::new(false),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Self { endpoint: format!("http://{address}"), shared, accepting }
+        Ok(Self { endpoint: format!("http://{address}"), shared, accepting })
     }
 
     /// Where clients reach the service through it.
@@ -103,7 +120,14 @@ impl FaultProxy {
     /// the method, or of the path with its query.
     #[must_use]
     pub fn count(&self, target: &str) -> usize {
-        self.shared.state().targets.iter().filter(|one| one.contains(target)).count()
+        let state = self.shared.state();
+        state.targets.iter().filter(|(one, _)| one.contains(target)).map(|(_, count)| count).sum()
+    }
+
+    /// How many requests a rule has done something to.
+    #[must_use]
+    pub fn wronged(&self) -> u64 {
+        self.shared.state().wronged
     }
 
     /// Waits until so many requests have come whose target contains this.
@@ -131,12 +155,20 @@ impl Shared {
     fn note(&self, target: &str, body: &[u8]) -> Option<Wrong> {
         let wrong = {
             let mut state = self.state();
-            state.targets.push(target.to_owned());
-            state.rules.decide(target, body)
+            *state.targets.entry(target.to_owned()).or_default() += 1;
+            let wrong = state.rules.decide(target, body);
+            state.wronged += u64::from(wrong.is_some());
+            wrong
         };
         self.seen.send_modify(|seen| *seen += 1);
         wrong
     }
+}
+
+/// The address of an `http://` endpoint of this machine.
+fn loopback(endpoint: &str) -> Option<SocketAddr> {
+    let address = endpoint.strip_prefix("http://")?.trim_end_matches('/').replace("localhost", "127.0.0.1");
+    address.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback())
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
