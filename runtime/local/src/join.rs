@@ -21,7 +21,7 @@ use crate::{
     messages::{Doorbell, Due, Message, Receipt, next_visible},
     names::NameNo,
     open::LocalBackend,
-    record::Record,
+    record::{HELD, Record},
     texts::from_json,
     transaction::Transaction,
 };
@@ -203,6 +203,9 @@ impl Transaction<'_> {
             first_received: record.bell.first_received.unwrap_or(self.epoch()),
             row: record.won(checkpoint),
         });
+        if disposition == Disposition::Delete && record.flags() == HELD {
+            self.recent.borrow_mut().remember(record);
+        }
         Ok(())
     }
 
@@ -267,6 +270,11 @@ impl Transaction<'_> {
     }
 
     fn finish(&mut self, finish: &Finish) -> Fallible<Result<Settled>> {
+        let receipt = finish.receipt.as_ref().and_then(|handle| Receipt::read(handle).ok());
+        if let Some((mut record, settled)) = self.settle_remembered(&finish.settlement)? {
+            self.finish_message(&mut record, &settled, receipt, finish.hideable)?;
+            return Ok(Ok(settled));
+        }
         let Some(mut record) = self.find(finish.settlement.id)? else {
             return Ok(Err(StoreError::NoTask(finish.settlement.id)));
         };
@@ -274,7 +282,6 @@ impl Transaction<'_> {
             Ok(settled) => settled,
             Err(refused) => return Ok(Err(refused)),
         };
-        let receipt = finish.receipt.as_ref().and_then(|handle| Receipt::read(handle).ok());
         self.finish_message(&mut record, &settled, receipt, finish.hideable)?;
         self.save_settled(&mut record, &finish.settlement.outcome)?;
         Ok(Ok(settled))

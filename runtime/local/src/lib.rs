@@ -21,6 +21,7 @@ mod names;
 mod open;
 mod options;
 mod reads;
+mod recent;
 mod record;
 mod rows;
 mod schedules;

@@ -43,7 +43,7 @@ pub(crate) const NUMBERS: usize = 31;
 
 const CANCEL_ASKED: i64 = 1;
 const ALONE: i64 = 2;
-const HELD: i64 = 4;
+pub(crate) const HELD: i64 = 4;
 const ACK_MESSAGE: i64 = 8;
 pub(crate) const KEYED: i64 = 16;
 const TOMBSTONE: i64 = 32;
@@ -277,7 +277,8 @@ impl Record {
         }
     }
 
-    fn flags(&self) -> i64 {
+    /// What is true of it, as one number.
+    pub(crate) fn flags(&self) -> i64 {
         let hold = self.row.hold.as_ref();
         let ack_message = hold.is_some_and(|hold| hold.ack == AckMode::Message);
         [

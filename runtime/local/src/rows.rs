@@ -11,7 +11,7 @@ use rusqlite::params;
 use crate::{
     error::Fallible,
     names::NameNo,
-    record::{KEYED, NUMBERS, Reading, Record, columns, ms},
+    record::{HELD, KEYED, NUMBERS, Reading, Record, columns, ms},
     schema::NEVER,
     texts::{IN_ROW_BYTES_MAX, Payload, stands_in_row, to_json},
     transaction::{Transaction, Usual},
@@ -33,6 +33,10 @@ const SETTLEMENT: &str = "update task set state = ?2, flags = ?6, last_ended = ?
     settled_at = ?28, forget_at = ?29 where seq = ?1";
 const SETTLEMENT_WITH_OUTPUT: &str = "update task set state = ?2, flags = ?6, last_ended = ?26, last_outcome = ?27, \
     settled_at = ?28, forget_at = ?29, output = ?32 where seq = ?1";
+/// The same for a row that was not read again: only where it is as it was claimed.
+const SUCCESS: &str = "update task set state = ?2, flags = ?6, last_ended = ?26, last_outcome = ?27, \
+    settled_at = ?28, forget_at = ?29, output = ?32 where seq = ?1 and id = ?33 and state = 3 and fence = ?3 \
+    and flags = ?34";
 const CLAIM: &str = "update task set state = ?2, fence = ?3, attempt = ?4, max_attempts = ?5, flags = ?6, \
     lease_boot = ?14, lease_until = ?15, lease_ms = ?16, bell_at = ?17, bell_receives = ?19, bell_received = ?20, \
     bell_first_received = ?21, last_fence = ?22, last_attempt = ?23, last_worker = ?24, last_started = ?25, \
@@ -225,6 +229,24 @@ impl Transaction<'_> {
         save.raw_execute()?;
         self.note_change(record);
         Ok(())
+    }
+
+    /// Writes the success of a remembered row. Returns false, and has written nothing, where the row has
+    /// changed since.
+    pub(crate) fn save_success(&mut self, record: &mut Record, output: Option<&str>) -> Fallible<bool> {
+        let numbers = record.numbers(self.boot);
+        let mut save = self.at_hand(Usual::Succeed, SUCCESS)?;
+        bind(&mut save, Extent::Settlement, &numbers)?;
+        save.raw_bind_parameter(3, numbers[2])?;
+        save.raw_bind_parameter(NUMBERS + 1, output)?;
+        save.raw_bind_parameter(NUMBERS + 2, &record.id.as_bytes()[..])?;
+        save.raw_bind_parameter(NUMBERS + 3, HELD)?;
+        let written = save.raw_execute()? == 1;
+        self.lay_back(Usual::Succeed, save);
+        if written {
+            self.note_change(record);
+        }
+        Ok(written)
     }
 
     fn note_change(&mut self, record: &mut Record) {

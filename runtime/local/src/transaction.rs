@@ -3,7 +3,7 @@
 //! Counts by queue and state are kept as sums of what the transactions changed, written once per
 //! commit, so that counting never reads rows.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use rhubarb_core::{
     ids::MessageId,
@@ -16,6 +16,7 @@ use rusqlite::{CachedStatement, Connection, params};
 use crate::{
     error::Fallible,
     names::{Name, NameNo, Naming},
+    recent::Recent,
 };
 
 /// What one store is opened with, for every transaction.
@@ -37,6 +38,8 @@ pub(crate) enum Usual {
     Claim,
     /// Writes a settlement.
     Settle,
+    /// Writes a success of a row that was not read again.
+    Succeed,
 }
 
 /// One write transaction.
@@ -49,10 +52,12 @@ pub(crate) struct Transaction<'c> {
     pub(crate) boot: NameNo,
     /// What the store was opened with.
     pub(crate) ground: &'c Ground,
+    /// What this process has claimed lately.
+    pub(crate) recent: &'c RefCell<Recent>,
     names: Naming<'c>,
     counts: Vec<((NameNo, State), i64)>,
     told: Told,
-    usual: [Cell<Option<CachedStatement<'c>>>; 3],
+    usual: [Cell<Option<CachedStatement<'c>>>; 4],
 }
 
 /// Whom a commit concerns.
@@ -72,10 +77,11 @@ impl<'c> Transaction<'c> {
         boot: &str,
         mut names: Naming<'c>,
         ground: &'c Ground,
+        recent: &'c RefCell<Recent>,
     ) -> Fallible<Self> {
         let boot = names.number(connection, boot)?;
         let usual = Default::default();
-        Ok(Self { connection, now, boot, ground, names, counts: Vec::new(), told: Told::default(), usual })
+        Ok(Self { connection, now, boot, ground, recent, names, counts: Vec::new(), told: Told::default(), usual })
     }
 
     /// Ends: writes the counts. The caller commits, then shares the names and tells.

@@ -11,6 +11,7 @@
 //! leaves nothing of the group.
 
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
@@ -28,6 +29,7 @@ use crate::{
     error::{Fallible, Fault, Told as Text},
     lock::WriterLock,
     names::{Names, Naming},
+    recent::Recent,
     transaction::{Ground, Told, Transaction},
 };
 
@@ -38,8 +40,8 @@ const GROUP_MAX: usize = 256;
 const GROUP_TIME: Duration = Duration::from_micros(500);
 /// The same where each commit waits for the disk, which takes longer.
 const GROUP_TIME_TO_DISK: Duration = Duration::from_millis(5);
-/// Items of a call that may lead where it is: more would hold up the caller's other work.
-const SMALL: usize = 16;
+/// Items of a call that may lead where it is: with more, what the caller does next is done beside the commit.
+const SMALL: usize = 4;
 /// Commits that such a call leads: its own, and those of what comes in meanwhile.
 const COMMITS_HERE_MAX: usize = 3;
 
@@ -133,7 +135,7 @@ impl Writer {
     pub(crate) fn start(parts: Parts) -> std::io::Result<Self> {
         let waits_for_disk = parts.waits_for_disk;
         let ringer = Ringer::new(Arc::clone(&parts.bells));
-        let lead = Mutex::new(Lead { parts, ringer });
+        let lead = Mutex::new(Lead { parts, ringer, recent: RefCell::default() });
         let shared = Arc::new(Shared { inbox: Mutex::default(), called: Condvar::new(), lead });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("rhubarb-writer".into()).spawn(move || run_thread(&of_thread))?;
@@ -236,6 +238,7 @@ where
 struct Lead {
     parts: Parts,
     ringer: Ringer,
+    recent: RefCell<Recent>,
 }
 
 impl Lead {
@@ -257,6 +260,9 @@ impl Lead {
         group.extend(shared.inbox().jobs.pop_front());
         acquired.map_err(|error| Fault::Lock(error.to_string()))?;
         let outcome = self.run_group(shared, group);
+        if outcome.is_err() {
+            self.recent.get_mut().clear();
+        }
         if !self.parts.connection.is_autocommit() {
             // What cannot even be rolled back is rolled back by the next opening of the file.
             let _ = self.parts.connection.execute_batch("rollback");
@@ -275,7 +281,8 @@ impl Lead {
         let began = Instant::now();
         connection.prepare_cached("begin immediate")?.execute([])?;
         let reading = clock.read();
-        let mut transaction = Transaction::new(connection, reading.now, &reading.boot, Naming::new(names), ground)?;
+        let mut transaction =
+            Transaction::new(connection, reading.now, &reading.boot, Naming::new(names), ground, &self.recent)?;
         let mut done = 0;
         loop {
             while let Some(job) = group.get_mut(done) {

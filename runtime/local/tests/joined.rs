@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{finish, policy, spec, store, worker};
 use rhubarb_core::{
-    backend::{Backend, Submitted, Take},
+    backend::{Backend, StoreError, Submitted, Take},
     outcome::{Failure, Outcome, Output},
     row::{AckMode, State},
     time::Timestamp,
@@ -61,6 +61,41 @@ async fn a_failed_attempt_comes_back_after_its_delay_and_keeps_its_history() {
         assert_eq!(detail.attempts[0].failure.as_ref().unwrap().message, "first try");
         assert!(detail.record.failure.is_none());
     }
+}
+
+#[tokio::test]
+async fn a_row_that_another_process_has_claimed_since_is_not_settled_from_memory() {
+    let store = store();
+    let other = store.open_again();
+    let submission = spec("q", "null");
+    store.backend.submit(std::slice::from_ref(&submission), Timestamp(0)).await;
+    let (policy, first, second) = (policy("q", AckMode::Lease), worker("first"), worker("second"));
+    let take = Take { policy: &policy, worker: &first, max: 1, wait: Duration::ZERO };
+    let lost = store.backend.take(take).await.unwrap().won.remove(0);
+    store.clock.advance(policy.lease);
+    let due = other.tasks().due_leases(10).await.unwrap();
+    other.tasks().reap(&due).await.remove(0).unwrap();
+    let rings = other.tasks().due_rings(10).await.unwrap();
+    other.ring(&rings, Timestamp(0)).await;
+    let taken = other.take(Take { worker: &second, ..take }).await.unwrap().won.remove(0);
+    let late = store.backend.finish(&[finish(&lost, "q", Outcome::Succeeded(None))]).await.remove(0);
+    assert!(matches!(late, Err(StoreError::Refused(_))), "{late:?}");
+    other.finish(&[finish(&taken, "q", Outcome::Succeeded(None))]).await.remove(0).unwrap();
+    assert!(common::broken_invariants(store.folder.path()).is_empty());
+}
+
+#[tokio::test]
+async fn a_task_that_was_to_be_cancelled_and_succeeds_has_nothing_asked_of_it_any_more() {
+    let store = store();
+    let submission = spec("q", "null");
+    store.backend.submit(std::slice::from_ref(&submission), Timestamp(0)).await;
+    let (policy, worker) = (policy("q", AckMode::Lease), worker("w"));
+    let take = Take { policy: &policy, worker: &worker, max: 1, wait: Duration::ZERO };
+    let won = store.backend.take(take).await.unwrap().won.remove(0);
+    store.open_again().tasks().cancel(&[submission.id]).await.remove(0).unwrap();
+    store.backend.finish(&[finish(&won, "q", Outcome::Succeeded(None))]).await.remove(0).unwrap();
+    let detail = store.backend.tasks().read(&[submission.id]).await.unwrap().pop().flatten().unwrap();
+    assert_eq!((detail.record.state, detail.record.cancel_asked), (State::Succeeded, false));
 }
 
 #[tokio::test]

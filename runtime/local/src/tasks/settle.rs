@@ -11,7 +11,8 @@ use rusqlite::params;
 use crate::{
     error::Fallible,
     record::{Ending, Record},
-    texts::to_json,
+    rows::Extent,
+    texts::{IN_ROW_BYTES_MAX, to_json},
     transaction::Transaction,
 };
 
@@ -24,6 +25,26 @@ impl Transaction<'_> {
             self.save_settled(&mut record, &settlement.outcome)?;
         }
         Ok(settled)
+    }
+
+    /// Records the success of an attempt whose row this process remembers, without reading it. None where
+    /// it does not, or the row has changed since: nothing is written then.
+    pub(crate) fn settle_remembered(&mut self, settlement: &Settlement) -> Fallible<Option<(Record, Settled)>> {
+        let Settlement { id, fence, outcome, log, keep } = settlement;
+        let Some(mut record) = self.recent.borrow_mut().recall(*id) else { return Ok(None) };
+        let Outcome::Succeeded(output) = outcome else { return Ok(None) };
+        let output = output.as_ref().map(to_json).transpose()?;
+        if record.row.fence > FencingToken(1) || output.as_ref().is_some_and(|text| text.len() > IN_ROW_BYTES_MAX) {
+            return Ok(None);
+        }
+        let Ok(settled) = record.row.settle(*fence, outcome, self.now, self.limits()) else { return Ok(None) };
+        record.end_attempt(self.epoch(), Ending::of(outcome));
+        record.close(self.epoch(), *keep);
+        if record.changed() != Extent::Settlement || !self.save_success(&mut record, output.as_deref())? {
+            return Ok(None);
+        }
+        self.put_log(record.seq, log)?;
+        Ok(Some((record, settled)))
     }
 
     /// Writes a settled row, with what the task gave.
