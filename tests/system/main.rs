@@ -4,6 +4,7 @@
 
 mod aws;
 mod batches;
+mod chaos;
 mod commands;
 mod crashes;
 mod deployed;

@@ -108,6 +108,7 @@ pub(crate) enum Command {
     Schema(commands::schema::Schema),
     Package(commands::package::Package),
     Deploy(commands::deploy::Deploy),
+    Chaos(commands::chaos::Chaos),
     Completions(commands::completions::Completions),
 }
 

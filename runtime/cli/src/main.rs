@@ -82,6 +82,7 @@ async fn run(session: &Session, command: Command) -> Result<()> {
         Command::Schema(command) => command.run(session),
         Command::Package(command) => command.run(session).await,
         Command::Deploy(command) => command.run(session),
+        Command::Chaos(command) => command.run(session).await,
         Command::Completions(command) => command.run(session),
     }
 }

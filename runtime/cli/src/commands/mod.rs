@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod cancel;
+pub(crate) mod chaos;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod config;
