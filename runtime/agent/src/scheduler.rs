@@ -20,12 +20,13 @@ use rhubarb_core::{
     schedule::{self, Rule, Unfit},
     time::Timestamp,
 };
+use rhubarb_telemetry::{queues::Queues, spans};
 use tokio_util::sync::CancellationToken;
 
-/// How often the role is taken or kept, and changed schedules are looked for.
-const EVERY: Duration = Duration::from_secs(1);
-/// How long the role is held after that: short, so that one that dies with it delays no tick for long.
-const ROLE_HOLD: Duration = Duration::from_secs(3);
+/// When a schedule that could not be fired is due again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The role is held for so many looks: one may be lost, and one that dies with it delays no tick for long.
+const ROLE_LOOKS: u32 = 3;
 /// Schedules that are fired together.
 const TOGETHER_MAX: usize = 500;
 /// Ticks that are submitted in one go.
@@ -45,6 +46,7 @@ pub struct Fired {
 pub struct Scheduler {
     backend: Arc<dyn Backend>,
     config: Arc<Config>,
+    queues: Arc<Queues>,
     due: BinaryHeap<Reverse<(Timestamp, ScheduleName)>>,
     revision: Option<u64>,
 }
@@ -62,7 +64,8 @@ impl Scheduler {
     /// A scheduler that has looked at nothing yet.
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, config: Arc<Config>) -> Self {
-        Self { backend, config, due: BinaryHeap::new(), revision: None }
+        let queues = Arc::new(Queues::of(&config));
+        Self { backend, config, queues, due: BinaryHeap::new(), revision: None }
     }
 
     /// Reads all schedules if some have changed since.
@@ -107,7 +110,7 @@ impl Scheduler {
         let names = self.take_due(now);
         let fired = if names.is_empty() { Ok(0) } else { self.fire_these(&names, now).await };
         if fired.is_err() {
-            self.due.extend(names.into_iter().map(|name| Reverse((now.after(EVERY), name))));
+            self.due.extend(names.into_iter().map(|name| Reverse((now.after(AGAIN), name))));
         }
         Ok(Fired { ticks: fired?, next: self.due.peek().map(|Reverse((due, _))| *due) })
     }
@@ -126,17 +129,19 @@ impl Scheduler {
     async fn fire_these(&mut self, names: &[ScheduleName], now: Timestamp) -> Result<usize> {
         let records = self.backend.schedules().read(names).await?;
         let ticks_max = TICKS_MAX / names.len();
-        let (mut parts, mut submissions) = (Vec::new(), Vec::new());
+        let (mut parts, mut sends) = (Vec::new(), Vec::new());
         for record in records.into_iter().flatten().filter(|record| !record.paused) {
             match read(&record) {
                 Ok((schedule, rule)) if schedule.enabled => {
-                    parts.push(self.part(&record, &schedule, &rule, now, ticks_max, &mut submissions).await?);
+                    parts.push(self.part(&record, &schedule, &rule, now, ticks_max, &mut sends).await?);
                 }
                 Ok(_) => {}
                 Err(unfit) => tell_unfit(&record.name, &unfit),
             }
         }
+        let (submissions, spans): (Vec<Submission>, Vec<spans::Send>) = sends.into_iter().unzip();
         let answers = self.backend.submit(&submissions, now).await;
+        spans.into_iter().zip(&answers).for_each(|(span, answer)| span.end(answer));
         let (mut noted, mut again) = (Vec::new(), Vec::new());
         for part in parts {
             let answers = answers.get(part.submissions.clone()).unwrap_or_default();
@@ -144,7 +149,7 @@ impl Scheduler {
             if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
                 if error.is_transient() {
                     tracing::warn!(schedule.name = %name, error = %error, "cannot fire schedule {name}, and will try again: {error}");
-                    again.push(Reverse((now.after(EVERY), name.clone())));
+                    again.push(Reverse((now.after(AGAIN), name.clone())));
                     continue;
                 }
                 tell_refused(name, error);
@@ -165,7 +170,7 @@ impl Scheduler {
         Ok(submissions.len())
     }
 
-    /// What a schedule owes now; its ticks join `submissions`.
+    /// What a schedule owes now; its ticks join `sends`.
     async fn part(
         &self,
         record: &ScheduleRecord,
@@ -173,13 +178,13 @@ impl Scheduler {
         rule: &Rule,
         now: Timestamp,
         ticks_max: usize,
-        submissions: &mut Vec<Submission>,
+        sends: &mut Vec<(Submission, spans::Send)>,
     ) -> Result<Part> {
         let round = rule.round(record.position(), schedule.catch_up, now, ticks_max);
-        let first = submissions.len();
+        let first = sends.len();
         for tick in &round.fire {
             match self.submission(schedule, *tick, now).await {
-                Ok(submission) => submissions.push(submission),
+                Ok(send) => sends.push(send),
                 Err(error) if error.is_transient() => return Err(error),
                 Err(error) => tell_refused(&schedule.name, &error),
             }
@@ -189,18 +194,24 @@ impl Scheduler {
             passed: round.passed.unwrap_or(record.passed),
             last_tick: round.fire.last().copied(),
         };
-        Ok(Part { noted, wake: round.wake, submissions: first..submissions.len(), tells: round.left_out })
+        Ok(Part { noted, wake: round.wake, submissions: first..sends.len(), tells: round.left_out })
     }
 
-    async fn submission(&self, schedule: &ScheduleConfig, tick: Timestamp, now: Timestamp) -> Result<Submission> {
+    async fn submission(
+        &self,
+        schedule: &ScheduleConfig,
+        tick: Timestamp,
+        now: Timestamp,
+    ) -> Result<(Submission, spans::Send)> {
         let limits = self.backend.broker().limits();
         let mut prepared = schedule::prepare(schedule, Some(tick), &self.config, limits, now)?;
+        let span = spans::Send::begin(&self.queues, &mut prepared, &spans::Context::new());
         if let Some(key) = prepared.needs_claim_check() {
             let content = Bytes::copy_from_slice(prepared.envelope.args.get().as_bytes());
             let blob = self.backend.blobs().check_in(&key, content).await?;
             prepared.claim_check(blob);
         }
-        Ok(prepared.submission())
+        Ok((prepared.submission(), span))
     }
 }
 
@@ -225,7 +236,7 @@ fn tell_refused(name: &ScheduleName, error: &StoreError) {
 
 /// Fires while this worker holds the role, until it is ended.
 pub(crate) async fn run(mut scheduler: Scheduler, worker: WorkerRecord, end: CancellationToken) {
-    let mut looks = tokio::time::interval(EVERY);
+    let mut looks = tokio::time::interval(scheduler.backend.schedules().look_every());
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut wake = None;
     loop {
@@ -250,10 +261,11 @@ pub(crate) async fn run(mut scheduler: Scheduler, worker: WorkerRecord, end: Can
     }
 }
 
-/// Takes or keeps the role, and looks for changes where it has it.
+/// Takes or keeps the role, and looks for changes where it has it. Nobody asks for it where the backend fires all.
 async fn look(scheduler: &mut Scheduler, worker: &WorkerRecord) -> Result<()> {
-    let workers = scheduler.backend.workers();
-    if workers.hold_role("scheduler", &worker.id, &worker.instance, ROLE_HOLD).await? {
+    let (schedules, workers) = (scheduler.backend.schedules(), scheduler.backend.workers());
+    let hold = schedules.look_every() * ROLE_LOOKS;
+    if schedules.left_to_agents().await? && workers.hold_role("scheduler", &worker.id, &worker.instance, hold).await? {
         return scheduler.refresh().await;
     }
     scheduler.forget();

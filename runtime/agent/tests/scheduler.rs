@@ -296,14 +296,14 @@ async fn a_claim_is_judged_by_the_task_that_is_in() {
     for envelope in [&first, &second, &third] {
         submit(&world, envelope).await;
     }
-    assert_eq!(schedule::judge(backend, &first).await.unwrap(), Verdict::Begin);
-    assert_eq!(schedule::judge(backend, &first).await.unwrap(), Verdict::Begin, "its own next attempt");
-    assert_eq!(schedule::judge(backend, &second).await.unwrap(), Verdict::LeftOut(first.id));
+    assert_eq!(schedule::judge(backend, &first, &world.config).await.unwrap(), Verdict::Begin);
+    assert_eq!(schedule::judge(backend, &first, &world.config).await.unwrap(), Verdict::Begin, "its own next attempt");
+    assert_eq!(schedule::judge(backend, &second, &world.config).await.unwrap(), Verdict::LeftOut(first.id));
     backend.tasks().cancel(&[second.id]).await;
     // The one that was left out is settled; the first is what counts.
-    assert_eq!(schedule::judge(backend, &third).await.unwrap(), Verdict::LeftOut(first.id));
+    assert_eq!(schedule::judge(backend, &third, &world.config).await.unwrap(), Verdict::LeftOut(first.id));
     backend.tasks().cancel(&[first.id]).await;
-    assert_eq!(schedule::judge(backend, &third).await.unwrap(), Verdict::Begin);
+    assert_eq!(schedule::judge(backend, &third, &world.config).await.unwrap(), Verdict::Begin);
 }
 
 #[tokio::test]
@@ -315,10 +315,14 @@ async fn the_later_tick_replaces_the_earlier_one_in_whatever_order_they_are_clai
     for envelope in [&first, &second, &third] {
         submit(&world, envelope).await;
     }
-    assert_eq!(schedule::judge(backend, &first).await.unwrap(), Verdict::Begin);
-    assert_eq!(schedule::judge(backend, &third).await.unwrap(), Verdict::Replaces(first.id));
+    assert_eq!(schedule::judge(backend, &first, &world.config).await.unwrap(), Verdict::Begin);
+    assert_eq!(schedule::judge(backend, &third, &world.config).await.unwrap(), Verdict::Replaces(first.id));
     let state = |id| async move { backend.tasks().read(&[id]).await.unwrap().pop().flatten().unwrap().record.state };
     assert_eq!(state(first.id).await, State::Cancelled);
-    assert_eq!(schedule::judge(backend, &second).await.unwrap(), Verdict::LeftOut(third.id), "it is the earlier one");
+    assert_eq!(
+        schedule::judge(backend, &second, &world.config).await.unwrap(),
+        Verdict::LeftOut(third.id),
+        "it is the earlier one"
+    );
     assert_eq!(state(third.id).await, State::Queued);
 }

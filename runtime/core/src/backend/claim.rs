@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use crate::{
     backend::{
-        Backend, ClaimPolicy, ClaimRequest, Delivery, Submission, Taken, Window, Won, backoff_for_newer, poison_failure,
+        Backend, ClaimPolicy, ClaimRequest, Delivery, Reach, Submission, Taken, Window, Won, backoff_for_newer,
+        poison_failure,
     },
     envelope::{DecodeError, Envelope},
     ids::{ReceiptHandle, TaskId, WorkerId},
     outcome::Failure,
     row::Disposition,
+    schedule::{arrive, is_unfilled},
 };
 
 /// What became of one delivery.
@@ -51,7 +53,10 @@ pub async fn claim_deliveries<B: Backend + ?Sized>(
     let mut poison = Vec::new();
     for (index, delivery) in deliveries.into_iter().enumerate() {
         match Envelope::decode(&delivery.body, &delivery.message, policy.raw_task.as_ref()) {
-            Ok(envelope) => readable.push((index, delivery, envelope)),
+            Ok(mut envelope) => {
+                envelope.join_trace(&delivery.attributes);
+                readable.push((index, delivery, envelope));
+            }
             Err(error) => match backoff_for_newer(&error, &delivery) {
                 Some(delay) => claimed.fates[index] = Fate::Back(delay),
                 None => poison.push((index, delivery, error)),
@@ -59,8 +64,17 @@ pub async fn claim_deliveries<B: Backend + ?Sized>(
         }
     }
     bury(backend, policy, poison, &mut claimed).await;
+    let ticks = readable.iter_mut().map(|(_, delivery, envelope)| (envelope, delivery.sent)).collect();
+    if arrive(backend, ticks).await.is_err() {
+        // They stay hidden, and are tried again: without its time a tick would run beside itself.
+        readable.retain(|(_, _, envelope)| !is_unfilled(envelope));
+    }
     claim(backend, policy, worker, readable, &mut claimed).await;
     put_away(backend, policy, &receipts, &claimed.fates).await;
+    if !policy.limits.is_none() {
+        // A claim may show that more may start; what is not called now the sweep calls.
+        let _ = backend.call_parked(Reach::Returned).await;
+    }
     claimed
 }
 
@@ -138,7 +152,12 @@ const fn fate_of(disposition: Disposition) -> Fate {
     }
 }
 
-async fn put_away<B: Backend + ?Sized>(backend: &B, policy: &ClaimPolicy, receipts: &[ReceiptHandle], fates: &[Fate]) {
+pub(super) async fn put_away<B: Backend + ?Sized>(
+    backend: &B,
+    policy: &ClaimPolicy,
+    receipts: &[ReceiptHandle],
+    fates: &[Fate],
+) {
     let each = || receipts.iter().zip(fates);
     let deletes: Vec<ReceiptHandle> =
         each().filter(|(_, fate)| **fate == Fate::Deleted).map(|(receipt, _)| receipt.clone()).collect();

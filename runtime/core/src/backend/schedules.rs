@@ -40,6 +40,9 @@ pub struct ScheduleRecord {
     /// When it was last resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<Timestamp>,
+    /// The backend fires it by itself, not an agent; the backend's to write.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hosted: bool,
     /// The task of a tick that was let through last, where ticks must not overlap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<Current>,
@@ -78,6 +81,7 @@ impl ScheduleRecord {
             last_tick: None,
             paused: false,
             resumed: None,
+            hosted: false,
             current: None,
         }
     }
@@ -92,8 +96,11 @@ impl ScheduleRecord {
     /// is to be written.
     pub fn replace(&mut self, new: &Self) -> bool {
         if self.definition == new.definition && self.from_file == new.from_file {
-            return false;
+            let changes = self.hosted != new.hosted;
+            self.hosted = new.hosted;
+            return changes;
         }
+        self.hosted = new.hosted;
         self.definition.clone_from(&new.definition);
         self.from_file = new.from_file;
         self.since = new.since;
@@ -188,9 +195,24 @@ pub trait Schedules: Send + Sync {
     /// The store cannot be reached.
     async fn revision(&self) -> Result<u64>;
 
-    /// True for a schedule that the backend fires by itself; the others an agent fires.
+    /// True for a schedule that the backend fires by itself; the others an agent fires. What it goes by is as old
+    /// as the last [`Self::left_to_agents`].
     fn fires(&self, schedule: &ScheduleRecord) -> bool {
         let _ = schedule;
         false
+    }
+
+    /// True if an agent may have something to fire. Where it is false, none asks for the role `scheduler`.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn left_to_agents(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// How often agents look for changes and renew the role `scheduler`, which they hold for three times as long.
+    fn look_every(&self) -> Duration {
+        Duration::from_secs(1)
     }
 }

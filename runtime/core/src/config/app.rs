@@ -1,10 +1,14 @@
 //! The application: its name, its stage, and where its state lives.
 
-use std::ops::RangeInclusive;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    str::FromStr,
+};
 
 use super::{
     Overrides, Place, VARIABLES, Vars,
-    bounds::{APP_CHARS_MAX, DIR_DEFAULT, PATH_CHARS_MAX, STAGE_CHARS_MAX, STAGE_DEFAULT},
+    bounds::{APP_CHARS_MAX, DIR_DEFAULT, METRICS_PORT_DEFAULT, PATH_CHARS_MAX, STAGE_CHARS_MAX, STAGE_DEFAULT},
     mistake::{Problem, quoted},
     queue::QueueConfig,
     sheet::Table,
@@ -29,6 +33,35 @@ pub struct AppConfig {
     pub table: Option<String>,
     /// The bucket on AWS, where it is not [`Self::aws_bucket_name`]'s.
     pub bucket: Option<String>,
+    /// Where agents show their metrics and their health.
+    pub metrics: MetricsAddress,
+}
+
+/// Where an agent shows its metrics and its health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// Nowhere: nothing is counted for it.
+    Off,
+    /// Here, or on one of the ports after it.
+    At(SocketAddr),
+}
+
+impl Default for MetricsAddress {
+    /// This machine only, on the port that OpenTelemetry's exporters for Prometheus have by default.
+    fn default() -> Self {
+        Self::At(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), METRICS_PORT_DEFAULT))
+    }
+}
+
+impl FromStr for MetricsAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            _ => text.parse().map(Self::At).map_err(|_| "write IP:PORT, e.g. 127.0.0.1:9464, or off".to_owned()),
+        }
+    }
 }
 
 words! {
@@ -73,6 +106,20 @@ impl AppConfig {
     }
 }
 
+impl AppConfig {
+    /// The group of its schedules on EventBridge Scheduler.
+    #[must_use]
+    pub fn aws_schedule_group(&self) -> String {
+        format!("{}-{}", self.name, self.stage)
+    }
+
+    /// The role by which EventBridge Scheduler sends to its queues.
+    #[must_use]
+    pub fn aws_scheduler_role(&self) -> String {
+        format!("{}-{}-scheduler", self.name, self.stage)
+    }
+}
+
 /// Reads the section; an option of the command beats a variable, a variable beats the file.
 pub(super) fn read(root: &Table<'_, '_>, vars: &dyn Vars, overrides: &Overrides) -> AppConfig {
     let table = root.table("app", "app");
@@ -89,6 +136,7 @@ pub(super) fn read(root: &Table<'_, '_>, vars: &dyn Vars, overrides: &Overrides)
         durability: layers.read("durability", word).unwrap_or(Durability::Normal),
         table: layers.read("table", |text| aws_name(text, "table", 3..=255)),
         bucket: layers.read("bucket", |text| aws_name(text, "bucket", 3..=63)),
+        metrics: layers.read("metrics", metrics_address).unwrap_or_default(),
     }
 }
 
@@ -137,6 +185,10 @@ fn label(text: &str, chars_max: usize) -> Reading<String> {
     let what = format!("{} cannot be part of names on AWS", quoted(text));
     let fix = format!("use lower-case letters, digits and `-`, first a letter, last no `-`, at most {chars_max}");
     Err(Problem::new(what, fix))
+}
+
+fn metrics_address(text: &str) -> Reading<MetricsAddress> {
+    text.parse().map_err(|fix| Problem::new(format!("{} is no address to show metrics at", quoted(text)), fix))
 }
 
 /// A name as DynamoDB and S3 both take it.

@@ -155,6 +155,18 @@ impl ScheduleConfig {
         }
         rules::schedules::check_future(self, now)
     }
+
+    /// Refuses a schedule that nobody would fire on AWS, whatever backend the file names.
+    ///
+    /// # Errors
+    ///
+    /// EventBridge cannot fire it, and no worker of an `ecs` queue is there to do it.
+    pub fn check_fired_on_aws(&self, config: &Config) -> Result<(), Unfit> {
+        match rules::schedules::without_agent(config, self) {
+            Some((key, what, fix)) => Err(Unfit::new(key, what, fix)),
+            None => Ok(()),
+        }
+    }
 }
 
 fn read<T>(

@@ -4,7 +4,9 @@
 //! [`Round`] what is to be done now. A tick is named by its schedule and its time; both make the id and the
 //! idempotency key of its task, so that whoever fires it, and however often, makes one task.
 
+mod arrive;
 mod cron;
+mod hosted;
 mod overlap;
 mod reconcile;
 mod round;
@@ -13,6 +15,7 @@ mod tick;
 mod zone;
 
 pub use cron::Cron;
+pub use hosted::{Hosted, SCHEDULED_TIME, hosted, needs_agent};
 pub use overlap::{Verdict, judge};
 pub use reconcile::{Reconciled, begun, reconcile, renewed};
 pub use round::{LATE_MAX, Position, Round};
@@ -21,6 +24,8 @@ pub use tick::{Tick, key, prepare};
 pub use zone::Zone;
 
 pub(crate) use crate::config::quoted;
+pub(crate) use arrive::{arrive, is_unfilled};
+use tick::key_of;
 
 /// What is wrong with a schedule: at which key, and how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,9 +6,10 @@
 
 use crate::{
     backend::{Backend, Current, Result, StoreError},
-    config::Overlap,
+    config::{Config, Overlap},
     envelope::Envelope,
     ids::TaskId,
+    schedule::renewed,
 };
 
 /// Another claim took the place as often as this: somebody else is at it, and the task is tried later.
@@ -25,20 +26,24 @@ pub enum Verdict {
     Replaces(TaskId),
 }
 
-/// Judges a claimed task by its envelope. One that no schedule with `overlap` made may always begin.
+/// Judges a claimed task by its envelope. One that no schedule with `overlap` made may always begin. A schedule of
+/// the file that nobody has taken over yet, as where EventBridge fires and no agent runs, is taken over here.
 ///
 /// # Errors
 ///
 /// The backend cannot be reached, or too many claims came at once.
-pub async fn judge(backend: &dyn Backend, envelope: &Envelope) -> Result<Verdict> {
+pub async fn judge(backend: &dyn Backend, envelope: &Envelope, config: &Config) -> Result<Verdict> {
     let (Some(schedule), Some(at), Some(overlap)) = (&envelope.schedule, envelope.tick, envelope.overlap) else {
         return Ok(Verdict::Begin);
     };
     let mine = Current { task: envelope.id, tick: at };
     for _ in 0..TRIES {
         let Some(record) = backend.schedules().read(std::slice::from_ref(schedule)).await?.pop().flatten() else {
+            let of_file = config.schedules.get(schedule).and_then(|schedule| renewed(schedule, None, at));
             // Deleted since: its last ticks run as they are.
-            return Ok(Verdict::Begin);
+            let Some(record) = of_file else { return Ok(Verdict::Begin) };
+            backend.schedules().put(&[record]).await.into_iter().collect::<Result<()>>()?;
+            continue;
         };
         let verdict = match record.current.filter(|current| current.task != mine.task) {
             Some(current) if !is_settled(backend, current.task).await? => {

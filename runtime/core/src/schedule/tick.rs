@@ -35,6 +35,11 @@ impl Tick {
 /// The idempotency key of a tick: `schedule/NAME/TIME`, with the time as EventBridge Scheduler writes it.
 #[must_use]
 pub fn key(schedule: &ScheduleName, at: Timestamp) -> String {
+    key_of(schedule, &at.to_string())
+}
+
+/// The key with the time as this text.
+pub(super) fn key_of(schedule: &ScheduleName, at: &str) -> String {
     format!("schedule/{schedule}/{at}")
 }
 

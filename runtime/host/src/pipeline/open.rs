@@ -14,6 +14,7 @@ use rhubarb_core::{
     outcome::{Failure, Outcome},
     schedule::{self, Verdict},
 };
+use rhubarb_telemetry::spans;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
@@ -35,7 +36,9 @@ impl Host {
         let timeout = envelope.timeout_ms.map(Duration::from_millis);
         let task_config = self.shared.config.tasks.get(&won.task);
         let policy = TaskPolicy::new(queue, task_config).lowered(timeout, envelope.max_attempts);
-        let attempt = Arc::new(Attempt::new(won, envelope, Arc::clone(queue), policy, Arc::clone(bell)));
+        let span = spans::Attempt::begin(&self.shared.queues, &queue.name, &self.shared.worker, &won, &envelope);
+        let attempt = Attempt::new(won, envelope, Arc::clone(queue), policy, Arc::clone(bell)).traced(span);
+        let attempt = Arc::new(attempt);
         let kept = self.keeper.keep(Arc::clone(&attempt));
         let mut held = Held { attempt, kept, body: None, taken: Instant::now() };
         let refusal = match unreadable {
@@ -63,7 +66,10 @@ impl Host {
 
     /// What becomes of a schedule's tick that may not begin beside an earlier one.
     async fn left_out(&self, attempt: &Attempt) -> Option<(Outcome, Log)> {
-        match schedule::judge(&*self.shared.backend, &attempt.envelope).await {
+        if attempt.won.is_rowless() {
+            return None;
+        }
+        match schedule::judge(&*self.shared.backend, &attempt.envelope, &self.shared.config).await {
             Ok(Verdict::Begin | Verdict::Replaces(_)) => None,
             Ok(Verdict::LeftOut(other)) => {
                 let text = format!("[left out: task {other} of another tick has not settled]\n");
@@ -71,6 +77,7 @@ impl Host {
             }
             Err(error) => {
                 let id = attempt.won.id;
+                let _line = attempt.span.enter();
                 tracing::warn!(task.id = %id, error = %error, "cannot tell whether task {id} overlaps another tick: {error}");
                 Some((Outcome::Snoozed(OVERLAP_PAUSE), Log::default()))
             }

@@ -10,12 +10,9 @@ use crate::{
     },
     ids::QueueName,
     limits::Limits,
-    schedule::{Rule, Unfit, prepare},
+    schedule::{Rule, Unfit, needs_agent, prepare},
     time::Timestamp,
 };
-
-/// EventBridge Scheduler's finest rate.
-const AWS_RATE_MIN: std::time::Duration = std::time::Duration::from_secs(60);
 
 pub(super) fn check(config: &Config, schedule: &ScheduleConfig, sheet: &Sheet) {
     let entry = Entry::new(sheet, "schedules", &schedule.name);
@@ -88,18 +85,27 @@ fn check_runner(config: &Config, schedule: &ScheduleConfig) -> Option<(&'static 
     (!is_worked && !config.functions.is_empty()).then(|| ("task", problem()))
 }
 
-/// EventBridge has no seconds: an agent fires those, and one must be there.
+/// What EventBridge cannot fire an agent does, and one must be there.
 fn check_aws(config: &Config, schedule: &ScheduleConfig) -> Option<(&'static str, Problem)> {
-    let When::Rate(every) = schedule.when else { return None };
-    let is_fine = every.as_secs().is_multiple_of(AWS_RATE_MIN.as_secs());
+    let is_aws = config.app.backend == Backend::Aws;
+    without_agent(config, schedule).filter(|_| is_aws).map(|(key, what, fix)| (key, Problem::new(what, fix)))
+}
+
+/// Why nobody would fire this schedule on AWS, and what to do: EventBridge cannot, and there is no agent.
+pub(in crate::config) fn without_agent(
+    config: &Config,
+    schedule: &ScheduleConfig,
+) -> Option<(&'static str, String, &'static str)> {
+    let (key, why) = needs_agent(schedule, config)?;
     let is_ecs = |queue: &QueueName| config.queues.get(queue).is_some_and(|queue| queue.class == QueueClass::Ecs);
     let has_agent = config.workers.values().any(|worker| worker.queues.iter().any(is_ecs));
-    if config.app.backend != Backend::Aws || is_fine || has_agent {
-        return None;
-    }
-    let what = "EventBridge has no rate in seconds, and there is no worker of an `ecs` queue to fire it";
-    let fix = r#"write whole minutes, e.g. "1 minute", or add [workers.NAME] with a queue of class = "ecs""#;
-    Some(("rate", Problem::new(what, fix)))
+    let fix = match key {
+        "rate" => r#"write whole minutes, e.g. "1 minute", or add [workers.NAME] with a queue of class = "ecs""#,
+        "at" => r#"write whole seconds, or add [workers.NAME] with a queue of class = "ecs""#,
+        "queue" => r#"name a queue without `fifo`, or add [workers.NAME] with a queue of class = "ecs""#,
+        _ => r#"leave `expires` out, or add [workers.NAME] with a queue of class = "ecs""#,
+    };
+    (!has_agent).then(|| (key, format!("{why}, and there is no worker of an `ecs` queue to fire it"), fix))
 }
 
 /// What EventBridge is given is the whole envelope.
