@@ -21,9 +21,10 @@ use crate::{
     blobs::S3Blobs,
     broker::SqsBroker,
     connect::{ConnectOptions, Connection},
-    names::{account_of, dead_letters_of},
+    names::account_of,
     poll::Polls,
-    table::{DynamoSchedules, DynamoTasks, DynamoWorkers, Table},
+    schedules::AwsSchedules,
+    table::{DynamoTasks, DynamoWorkers, Table},
     worn,
 };
 
@@ -64,7 +65,7 @@ struct Inner {
     table: Table,
     tasks: DynamoTasks,
     workers: DynamoWorkers,
-    schedules: DynamoSchedules,
+    schedules: AwsSchedules,
     blobs: S3Blobs,
 }
 
@@ -101,7 +102,7 @@ impl AwsBackend {
             polls: Polls::new(broker.clone()),
             tasks: DynamoTasks::new(table.clone()),
             workers: DynamoWorkers::new(table.clone()),
-            schedules: DynamoSchedules::new(table.clone()),
+            schedules: AwsSchedules::new(&connection, config, &broker, &table),
             connection,
             broker,
             table,
@@ -160,8 +161,7 @@ impl Backend for AwsBackend {
 
     async fn take(&self, take: Take<'_>) -> Result<Taken> {
         let Take { policy, worker, max, wait } = take;
-        let max = max.min(TAKE_MAX);
-        let deliveries = self.inner.polls.take(&policy.queue, max, policy.lease, wait).await?;
+        let deliveries = self.deliveries(&policy.queue, max, policy.lease, wait).await?;
         let received = deliveries.len();
         let deliveries = self.send_worn_anew(policy, deliveries).await;
         let sent_anew = received - deliveries.len();
@@ -169,6 +169,16 @@ impl Backend for AwsBackend {
         // Gone from the queue without a task: the taker looks again.
         taken.idle += sent_anew;
         Ok(taken)
+    }
+
+    async fn deliveries(
+        &self,
+        queue: &QueueName,
+        max: usize,
+        visibility: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>> {
+        self.inner.polls.take(queue, max.min(TAKE_MAX), visibility, wait).await
     }
 
     async fn send_worn_anew(&self, policy: &ClaimPolicy, deliveries: Vec<Delivery>) -> Vec<Delivery> {
@@ -186,7 +196,7 @@ impl Backend for AwsBackend {
 
 /// A queue as the deployment makes it.
 fn spec_of(queue: &QueueConfig) -> QueueSpec {
-    let dead_letters = dead_letters_of(queue);
+    let dead_letters = queue.dead_letters();
     let max_receives = dead_letters.is_some().then_some(queue.max_receives);
     QueueSpec { queue: queue.name.clone(), max_receives, dead_letters }
 }

@@ -1,4 +1,5 @@
-//! Rhubarb's backend on AWS: queues on SQS, rows in one DynamoDB table, blobs in S3.
+//! Rhubarb's backend on AWS: queues on SQS, rows in one DynamoDB table, blobs in S3, schedules on
+//! EventBridge Scheduler.
 //!
 //! # What an emulator does otherwise
 //!
@@ -15,6 +16,8 @@
 //! | SQS: `AWSTraceHeader` of each message of a batch | MiniStack loses it in batches | nobody: a trace breaks there |
 //! | SQS: counts are about, and a short poll may miss messages | MiniStack is exact | callers look again |
 //! | SQS: fair queues (`MessageGroupId` on a standard queue) share by group | MiniStack keeps the order of sending | nobody: an emulator's order is not fair |
+//! | Scheduler: the placeholder of the tick's time is filled in | MiniStack leaves it as it is | the claim, from the schedule's rule and the time of sending |
+//! | Scheduler: at most a minute late, rates at even distances | MiniStack looks every 10 s, and counts on from there | nobody: each firing is one task |
 
 mod backend;
 mod blobs;
@@ -24,6 +27,7 @@ mod error;
 mod names;
 mod poll;
 mod requests;
+mod schedules;
 #[cfg(test)]
 mod scripted;
 mod table;
@@ -33,4 +37,5 @@ pub use backend::{AwsBackend, AwsOptions};
 pub use blobs::S3Blobs;
 pub use broker::SqsBroker;
 pub use connect::{ConnectOptions, Connection};
+pub use schedules::AwsSchedules;
 pub use table::{DynamoSchedules, DynamoTasks, DynamoWorkers, ServerClock, Table};

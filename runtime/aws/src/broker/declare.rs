@@ -119,6 +119,11 @@ impl SqsBroker {
         Ok(answer.attributes.unwrap_or_default())
     }
 
+    /// A queue's ARN, as SQS knows it.
+    pub(crate) async fn arn(&self, queue: &QueueName) -> Result<String> {
+        Ok(self.attributes(queue).await?.remove(&QueueAttributeName::QueueArn).unwrap_or_default())
+    }
+
     async fn make(&self, queue: &QueueName, named: &Named, redrive: Option<(u32, &QueueName)>) -> Result<()> {
         let mut request = self
             .inner
@@ -130,7 +135,7 @@ impl SqsBroker {
             request = request.attributes(QueueAttributeName::FifoQueue, "true");
         }
         if let Some((max, dead)) = redrive {
-            let arn = self.attributes(dead).await?.remove(&QueueAttributeName::QueueArn).unwrap_or_default();
+            let arn = self.arn(dead).await?;
             let policy = RedrivePolicy { dead_letter_target_arn: arn, max_receive_count: max.into() };
             let policy = serde_json::to_string(&policy).map_err(|error| StoreError::Invalid(error.to_string()))?;
             request = request.attributes(QueueAttributeName::RedrivePolicy, policy);

@@ -30,10 +30,10 @@
 //!
 //! # Track levels
 //!
-//! What each level keeps of the guarantees (`runtime/README.md` numbers them), and what a task that succeeds costs
-//! there; in brackets one that fails for good: the put of a failed row. Without a claim, attempts come from the receive
-//! count, so that interruptions and snoozes spend one. The host runs `full` alone so far: of the other two, what the
-//! store is asked for is built and counted, and `rhubarb check` says that they are run as `full`.
+//! What each level keeps of the guarantees (`runtime/README.md` numbers them), and what a task that succeeds asks of
+//! this table; in brackets one that fails for good: the put of a failed row, or a dead letter. Without a claim,
+//! attempts come from the receive count, so that interruptions, snoozes and a batch that dies spend one. The test
+//! `a_level_costs_what_the_documentation_says` (`tests/rowless.rs`) counts requests and writes, and those to SQS.
 //!
 //! | level | 1 not lost | 2 one holder | 3 long | 4 short | 5 GPU | 6 shutdown | 7 once settled | 8 bad input | 9 ticks | 10 at least once | requests | row + index units |
 //! |---|---|---|---|---|---|---|---|---|---|---|---|---|
@@ -54,6 +54,7 @@ mod batch;
 mod clock;
 mod expression;
 mod keys;
+mod permits;
 mod record;
 mod rows;
 mod schedules;
@@ -62,7 +63,10 @@ mod tasks;
 mod transaction;
 mod workers;
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use aws_sdk_dynamodb::{Client, config::Builder};
 use futures::StreamExt as _;
@@ -91,6 +95,8 @@ struct Inner {
     name: String,
     clock: Arc<ServerClock>,
     limits: Limits,
+    /// Meters that have a permit for somebody who is parked, by what this process has written.
+    returned: Arc<Mutex<BTreeSet<permits::MeterName>>>,
 }
 
 impl Table {
@@ -101,14 +107,15 @@ impl Table {
         let config = Builder::from(&connection.config).interceptor(ReadsDate(Arc::clone(&clock)));
         let config = config.interceptor(connection.requests.clone()).build();
         let client = Client::from_conf(config);
-        Self { inner: Arc::new(Inner { client, name: name.to_owned(), clock, limits: Limits::AWS }) }
+        Self { inner: Arc::new(Inner { client, name: name.to_owned(), clock, limits: Limits::AWS, returned: Arc::default() }) }
     }
 
     /// The same table under other limits: the longest delay of its queues decides when a late task is rung.
     #[must_use]
     pub fn with_limits(&self, limits: Limits) -> Self {
-        let Inner { client, name, clock, .. } = &*self.inner;
-        let inner = Inner { client: client.clone(), name: name.clone(), clock: Arc::clone(clock), limits };
+        let Inner { client, name, clock, returned, .. } = &*self.inner;
+        let (clock, returned) = (Arc::clone(clock), Arc::clone(returned));
+        let inner = Inner { client: client.clone(), name: name.clone(), clock, limits, returned };
         Self { inner: Arc::new(inner) }
     }
 
@@ -124,13 +131,18 @@ impl Table {
         &self.inner.clock
     }
 
+    fn returned(&self) -> MutexGuard<'_, BTreeSet<permits::MeterName>> {
+        // A panic elsewhere leaves a whole set behind: each change is one call.
+        self.inner.returned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What its queues allow.
     fn limits(&self) -> &Limits {
         &self.inner.limits
     }
 
     /// What the server's clock says. The first call of a process asks it by a read of nothing.
-    async fn now(&self) -> Result<Now> {
+    pub(crate) async fn now(&self) -> Result<Now> {
         if let Some(now) = self.inner.clock.now() {
             return Ok(now);
         }

@@ -114,7 +114,7 @@ impl DynamoSchedules {
         Err(StoreError::unreachable(self.table.what(WHAT), cause))
     }
 
-    async fn put_one(&self, schedule: &ScheduleRecord) -> Result<()> {
+    pub(crate) async fn put_one(&self, schedule: &ScheduleRecord) -> Result<()> {
         self.change(&schedule.name, Some(schedule), true, |record| record.replace(schedule)).await?;
         Ok(())
     }
