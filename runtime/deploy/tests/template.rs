@@ -4,7 +4,12 @@
 
 use std::{fs, path::Path, process::Command};
 
-use rhubarb_core::config::{Config, NoVars, Overrides};
+use rhubarb_core::{
+    config::{Config, NoVars, Overlap, Overrides},
+    envelope::Envelope,
+    ids::MessageId,
+    time::Timestamp,
+};
 use rhubarb_deploy::{code_files, template};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -40,26 +45,56 @@ url = "https://sqs.eu-west-1.amazonaws.com/123456789012/legacy"
 timeout = "24h"
 max_attempts = 100
 keep_failed = "90d"
+[queues.render]
+gpus = 2
+[workers.gpu]
+queues = ["render", "video"]
+grace = "10m"
+[workers.cpu]
+queues = ["default", "orders", "video"]
+grace = "10m"
+[workers.lambda-only]
+queues = ["orders"]
 [functions.orders]
 package = "orders"
 env = { GREETING = "a \"b\"\n- !Ref Table # $Table", NUMBER = "10", ON = "on" }
 [functions.reports]
 command = ["python3", "-m", "awslambdaric", "app.handler"]
 [schedules.nightly]
-rate = "1 day"
+cron = "0 3 * * *"
+timezone = "Europe/Berlin"
+jitter = "90s"
+task = "report"
+args = { days = 7, to = "a \"b\"\n- !Ref Table" }
+overlap = "skip"
+[schedules."hourly.2"]
+rate = "1 hour"
+start = "2027-01-01T00:00:00"
+end = "2028-01-01T00:00:00"
+enabled = false
+queue = "orders"
+task = "report"
+[schedules.once]
+at = "2027-01-01T00:00:00"
+task = "report"
+[schedules.pulse]
+rate = "90s"
 task = "report"
 "#;
+
+/// A time before those of the schedules above.
+const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
 fn config(text: &str) -> Config {
     Config::parse(text, &NoVars, &Overrides::default()).unwrap()
 }
 
 fn made(text: &str) -> String {
-    template(&config(text)).unwrap()
+    template(&config(text), NOW).unwrap()
 }
 
 fn refused(text: &str) -> String {
-    template(&config(text)).unwrap_err().to_string()
+    template(&config(text), NOW).unwrap_err().to_string()
 }
 
 /// The lines of one entry of a section.
@@ -209,26 +244,156 @@ fn a_function_of_another_language_comes_as_a_container_image() {
     assert_eq!(zips, ["orders.zip"]);
 }
 
-#[test]
-fn whether_there_is_compute_decides_over_nothing_else() {
-    let template = made(EVERYTHING);
-    let uses: Vec<&str> = template.lines().filter(|line| line.contains("HasCompute")).collect();
-    assert_eq!(
-        uses,
-        [r#"  HasCompute: !Equals [!Ref Compute, "true"]"#, "    Value: !If [HasCompute, made, left out]"]
-    );
+/// The entries of the section `Resources`, by their names.
+fn resources(template: &str) -> Vec<(&str, &str)> {
+    let section = &template[template.find("\nResources:\n").unwrap()..template.find("\nOutputs:\n").unwrap()];
+    let is_name = |line: &&str| line.starts_with("  ") && !line[2..].starts_with([' ', '#']);
+    let name = |line: &str| line.split([':', ' ']).find(|word| !word.is_empty()).unwrap_or_default().len();
+    section.lines().filter(is_name).map(|line| (&line[2..2 + name(line)], line)).collect()
 }
 
 #[test]
-fn only_who_has_schedules_is_told_that_they_do_not_fire() {
-    assert!(made(EVERYTHING).contains("schedules of rhubarb.toml are not part of it yet"));
-    assert!(!made("[app]\nname = \"shop\"\n").contains("schedules of rhubarb.toml"));
+fn whether_there_is_compute_decides_over_the_workers_and_nothing_else() {
+    let template = made(EVERYTHING);
+    let conditional: Vec<&str> = resources(&template)
+        .into_iter()
+        .filter(|(_, line)| {
+            let entry = &template[template.find(&format!("\n{line}\n")).unwrap()..];
+            let head: Vec<&str> = entry.lines().skip(2).take(2).collect();
+            let conditions = ["HasCompute", "OnManagedInstances", "OnAutoScaling"];
+            conditions.iter().any(|name| head.contains(&format!("    Condition: {name}").as_str()))
+        })
+        .map(|(name, _)| name)
+        .collect();
+    let of_workers = |name: &str| ["Cluster", "Worker", "Gpu"].iter().any(|prefix| name.starts_with(prefix));
+    let all: Vec<&str> = resources(&template).into_iter().map(|(name, _)| name).collect();
+    let expected: Vec<&str> = all.iter().copied().filter(|name| of_workers(name)).collect();
+    assert_eq!(conditional, expected);
+    assert!(expected.len() > 15 && all.len() > expected.len() + 15, "{all:?}");
+}
+
+#[test]
+fn a_worker_with_gpus_asks_for_them_and_for_what_its_largest_queue_takes() {
+    let template = made(EVERYTHING);
+    let task = ["Cpu: \"8192\"", "Memory: \"32768\"", "- Type: GPU", "Value: \"2\"", "- gpu"];
+    has(&template, "WorkerTaskGpu", &task);
+    has(&template, "WorkerTaskGpu", &["- !If [OnAutoScaling, EC2, MANAGED_INSTANCES]", "StopTimeout: 622"]);
+    has(&template, "GpuProviderGpu", &["ClusterName: !Ref Cluster", "- nvidia", "Min: 36044"]);
+    has(&template, "GpuInstanceType", &["Default: g6.12xlarge"]);
+}
+
+#[test]
+fn a_worker_without_gpus_runs_on_fargate_and_drains_in_the_time_that_there_is() {
+    let template = made(EVERYTHING);
+    has(
+        &template,
+        "WorkerTaskCpu",
+        &["- FARGATE", "Cpu: \"4096\"", "Memory: \"8192\"", "StopTimeout: 120", "Value: 98s"],
+    );
+    assert!(!entry(&template, "WorkerTaskCpu").contains("GPU"));
+    has(&template, "WorkerServiceCpu", &["- CapacityProvider: !If [OnSpot, FARGATE_SPOT, FARGATE]"]);
+    assert!(!template.contains("WorkerServiceLambdaOnly"), "Lambda runs all its queues");
+    let huge = "[app]\nname = \"shop\"\n[queues.q]\ncpu = 32\n[workers.w]\nqueues = [\"q\"]\n";
+    assert!(refused(huge).contains("workers.w: its queues ask for 32 vCPUs"));
+}
+
+#[test]
+fn a_worker_may_take_from_the_queues_it_feeds_only() {
+    let template = made(EVERYTHING);
+    let role = entry(&template, "WorkerRoleGpu");
+    let own = &role[role.find("ItsOwnQueues").unwrap()..role.find("EveryQueue").unwrap()];
+    assert!(own.contains("QueueRender.Arn") && own.contains("QueueVideo.Arn") && !own.contains("QueueOrders"), "{own}");
+    assert!(!role[role.find("EveryQueue").unwrap()..].contains("sqs:ReceiveMessage"));
+    assert!(!role.contains(r#""*""#), "a right on everything: {role}");
+}
+
+#[test]
+fn a_schedule_is_the_whole_message_with_its_retries_and_its_own_role() {
+    let template = made(EVERYTHING);
+    let lines = [
+        "Name: nightly",
+        "GroupName: !Ref ScheduleGroup",
+        r#"ScheduleExpression: "cron(0 3 * * ? *)""#,
+        "ScheduleExpressionTimezone: Europe/Berlin",
+        "State: ENABLED",
+        "MaximumWindowInMinutes: 2",
+        "Arn: !GetAtt QueueDefault.Arn",
+        "RoleArn: !GetAtt RoleScheduler.Arn",
+        "MaximumEventAgeInSeconds: 86400",
+        "Arn: !GetAtt DeadDefault.Arn",
+    ];
+    has(&template, "ScheduleNightly", &lines);
+    let input = entry(&template, "ScheduleNightly").lines().find_map(|line| line.trim().strip_prefix("Input: "));
+    // What the template quotes it quotes as JSON does, but for characters that this input has none of.
+    let body: String = serde_json::from_str(input.unwrap()).unwrap();
+    let message = MessageId::new("0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a4b");
+    let envelope = Envelope::decode(&body, &message, None).unwrap();
+    assert_eq!((envelope.id.to_string(), envelope.task.as_str()), (message.to_string(), "report"));
+    assert_eq!(envelope.args.get(), r#"{"days":7,"to":"a \"b\"\n- !Ref Table"}"#);
+    assert_eq!(envelope.idempotency_key.unwrap(), "schedule/nightly/<aws.scheduler.scheduled-time>");
+    assert_eq!((envelope.schedule.unwrap().as_str(), envelope.overlap), ("nightly", Some(Overlap::Skip)));
+    assert_eq!((envelope.queue.unwrap().as_str(), envelope.created, envelope.tick), ("default", None, None));
+}
+
+#[test]
+fn a_schedule_has_its_times_its_state_and_its_form() {
+    let template = made(EVERYTHING);
+    let lines = [
+        "ScheduleExpression: \"rate(60 minutes)\"",
+        "StartDate: \"2027-01-01T00:00:00Z\"",
+        "EndDate: \"2028-01-01T00:00:00Z\"",
+        "State: DISABLED",
+        "Mode: \"OFF\"",
+        "Arn: !GetAtt QueueOrders.Arn",
+    ];
+    has(&template, "ScheduleHourly2", &lines);
+    has(&template, "ScheduleOnce", &["ScheduleExpression: \"at(2027-01-01T00:00:00)\""]);
+    assert!(!template.contains("SchedulePulse:"));
+    assert!(template.contains("# Schedule pulse is fired by an agent: EventBridge has no rate in seconds.\n"));
+}
+
+#[test]
+fn what_has_passed_of_a_schedule_is_left_out_of_the_template() {
+    let later = template(&config(EVERYTHING), Timestamp(1_800_000_000_000)).unwrap();
+    assert!(!later.contains("ScheduleOnce:") && later.contains("# Schedule once is over.\n"));
+    assert!(!entry(&later, "ScheduleHourly2").contains("StartDate"));
+}
+
+#[test]
+fn scheduler_may_send_to_the_queues_and_nothing_else() {
+    let template = made(EVERYTHING);
+    let lines = [
+        "RoleName: shop-dev-scheduler # known to `rhubarb schedules create`",
+        "Service: scheduler.amazonaws.com",
+        "aws:SourceAccount: !Ref AWS::AccountId",
+        "Action: sqs:SendMessage",
+        "- !GetAtt QueueVideo.Arn",
+        "- !GetAtt DeadVideo.Arn",
+    ];
+    has(&template, "RoleScheduler", &lines);
+    let role = entry(&template, "RoleScheduler");
+    assert!(!role.contains("Ledger") && !role.contains(r#""*""#), "{role}");
+    has(&template, "ScheduleGroup", &["Name: shop-dev"]);
+    has(&made("[app]\nname = \"shop\"\n"), "ScheduleGroup", &["Name: shop-dev"]);
+}
+
+#[test]
+fn a_schedule_that_nobody_would_fire_is_told() {
+    let light = "[queues.default]\nclass = \"lambda\"\nfunctions = [\"f\"]\n[functions.f]\npackage = \"f\"\n";
+    let light = format!("[app]\nname = \"shop\"\n{light}[workers.w]\nqueues = [\"default\"]\n");
+    let told = refused(&format!("{light}[schedules.pulse]\nrate = \"10s\"\ntask = \"t\"\n"));
+    assert!(
+        told.contains("schedules.pulse.rate: EventBridge has no rate in seconds") && told.contains("ecs"),
+        "{told}"
+    );
+    let twins = "[schedules.a-b]\nrate = \"1m\"\ntask = \"t\"\n[schedules.a_b]\nrate = \"1m\"\ntask = \"t\"\n";
+    assert!(refused(&format!("[app]\nname = \"shop\"\n{twins}")).contains("schedules.a_b: its name"));
 }
 
 #[test]
 fn the_stage_keeps_installations_apart() {
     let overrides = Overrides { stage: Some("prod".into()), ..Overrides::default() };
-    let template = template(&Config::parse("[app]\nname = \"shop\"\n", &NoVars, &overrides).unwrap()).unwrap();
+    let template = template(&Config::parse("[app]\nname = \"shop\"\n", &NoVars, &overrides).unwrap(), NOW).unwrap();
     for name in ["shop-prod-default", "shop-prod-default-dead", "shop-prod", "shop-prod-${AWS::AccountId}"] {
         assert!(template.contains(&format!("Name: {name}\n")) || template.contains(&format!("\"{name}\"\n")), "{name}");
     }

@@ -6,9 +6,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use clap::{Args, Subcommand};
+use rhubarb_core::time::Timestamp;
 use rhubarb_deploy::template;
 use serde::Serialize;
 
@@ -27,7 +29,7 @@ const INLINE_BYTES_MAX: usize = 51_200;
 Examples:
   rhubarb deploy template --output template.yaml
   rhubarb package && aws s3 cp --recursive dist/ s3://BUCKET/v1/
-  aws cloudformation deploy --template-file template.yaml --stack-name NAME --capabilities CAPABILITY_IAM \\
+  aws cloudformation deploy --template-file template.yaml --stack-name NAME --capabilities CAPABILITY_NAMED_IAM \\
       --parameter-overrides CodeBucket=BUCKET CodePrefix=v1/")]
 pub(crate) struct Deploy {
     #[command(subcommand)]
@@ -64,7 +66,8 @@ impl Deploy {
         let What::Template(options) = self.what;
         let project = session.project()?;
         project.warn();
-        let text = template(&project.config).map_err(|unfit| CliError::Configuration(unfit.to_string()))?;
+        let now = Timestamp::from_system(SystemTime::now());
+        let text = template(&project.config, now).map_err(|unfit| CliError::Configuration(unfit.to_string()))?;
         if text.len() > INLINE_BYTES_MAX {
             session.screen.note(format!(
                 "the template has over {INLINE_BYTES_MAX} bytes: give `aws cloudformation deploy` a bucket for it with --s3-bucket",

@@ -4,6 +4,7 @@ use rhubarb_core::config::AppConfig;
 
 use super::{
     plan::{Light, Plan, Queue},
+    rights,
     yaml::scalar,
 };
 
@@ -43,7 +44,7 @@ fn log_group(queue: &Queue<'_>, light: &Light<'_>) -> String {
 
 fn role(plan: &Plan<'_>, queue: &Queue<'_>) -> String {
     let (id, own) = (&queue.id, queue.arn());
-    let all: String = plan.queues.iter().map(|queue| format!("                  - {}\n", queue.arn())).collect();
+    let hosts = rights::of_hosts(plan);
     format!(
         r#"  Role{id}:
     Type: AWS::IAM::Role
@@ -67,41 +68,7 @@ fn role(plan: &Plan<'_>, queue: &Queue<'_>) -> String {
                   - sqs:DeleteMessage
                   - sqs:ChangeMessageVisibility
                 Resource: {own}
-              - Sid: EveryQueue # enqueue children, ring for tasks that are due, count
-                Effect: Allow
-                Action:
-                  - sqs:SendMessage
-                  - sqs:GetQueueUrl
-                  - sqs:GetQueueAttributes
-                Resource:
-{all}              - Sid: Rows
-                Effect: Allow
-                Action:
-                  - dynamodb:BatchGetItem
-                  - dynamodb:BatchWriteItem
-                  - dynamodb:ConditionCheckItem
-                  - dynamodb:DeleteItem
-                  - dynamodb:DescribeTable
-                  - dynamodb:GetItem
-                  - dynamodb:PutItem
-                  - dynamodb:Query
-                  - dynamodb:UpdateItem
-                Resource:
-                  - !GetAtt Table.Arn
-                  - !Sub "${{Table.Arn}}/index/*"
-              - Sid: Blobs
-                Effect: Allow
-                Action:
-                  - s3:AbortMultipartUpload
-                  - s3:DeleteObject
-                  - s3:GetObject
-                  - s3:PutObject
-                Resource: !Sub "${{Bucket.Arn}}/*"
-              - Sid: ListBlobs
-                Effect: Allow
-                Action: s3:ListBucket
-                Resource: !GetAtt Bucket.Arn
-              - Sid: ItsOwnLogs
+{hosts}              - Sid: ItsOwnLogs
                 Effect: Allow
                 Action:
                   - logs:CreateLogStream

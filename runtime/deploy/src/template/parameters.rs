@@ -2,7 +2,10 @@
 
 use rhubarb_core::config::QueueConfig;
 
-use super::plan::{Light, Plan, Queue};
+use super::{
+    alarms, compute,
+    plan::{Light, Plan, Queue},
+};
 
 /// The longest that a task may be put off without losing arguments that travel as a blob.
 const DELAY_DAYS: u64 = 366;
@@ -16,10 +19,13 @@ pub(super) fn write(plan: &Plan<'_>) -> String {
         "Parameters:\n".to_owned(),
         if plan.zipped().next().is_some() { CODE.to_owned() } else { String::new() },
         plan.light().map(|(queue, light)| of_function(queue, light)).collect(),
-        if light { FUNCTIONS.to_owned() } else { String::new() },
+        if light || !plan.workers.is_empty() { CODE_RUNS.to_owned() } else { String::new() },
+        if light { ENDPOINT.to_owned() } else { String::new() },
         store(plan),
         COMPUTE.to_owned(),
-        conditions(light),
+        compute::parameters(plan),
+        if watched(plan) { alarms::PARAMETERS.to_owned() } else { String::new() },
+        conditions(plan, light),
     ];
     parts.concat()
 }
@@ -33,19 +39,21 @@ const CODE: &str = r#"  CodeBucket:
     Description: What stands before the zips' names there, such as v1/. Another one with each upload, as code is fetched anew only if its place changes
 "#;
 
-const FUNCTIONS: &str = r#"  Architecture:
+const CODE_RUNS: &str = r#"  Architecture:
     Type: String
     Default: x86_64
     AllowedValues:
       - x86_64
       - arm64
-    Description: The processor that the functions were built for
+    Description: The processor that functions and workers were built for
   LogRetentionDays:
     Type: Number
     Default: 30
     AllowedValues: [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653]
-    Description: How long CloudWatch keeps the functions' logs
-  EndpointUrl:
+    Description: How long CloudWatch keeps the logs of functions and workers
+"#;
+
+const ENDPOINT: &str = r#"  EndpointUrl:
     Type: String
     Default: ""
     AllowedPattern: (https?://.+)?
@@ -58,7 +66,7 @@ const COMPUTE: &str = r#"  Compute:
     AllowedValues:
       - "true"
       - "false"
-    Description: Whether what AWS emulators refuse is made too. Nothing is at present
+    Description: Whether the workers are made too, which AWS emulators refuse. Without, agents run elsewhere
 "#;
 
 fn of_function(queue: &Queue<'_>, light: &Light<'_>) -> String {
@@ -92,14 +100,21 @@ fn store(plan: &Plan<'_>) -> String {
     )
 }
 
-fn conditions(light: bool) -> String {
+fn conditions(plan: &Plan<'_>, light: bool) -> String {
     let endpoint = "  HasEndpointUrl: !Not [!Equals [!Ref EndpointUrl, \"\"]]\n";
     format!(
         r#"
 Conditions:
   HasCompute: !Equals [!Ref Compute, "true"]
 {}  HasPointInTimeRecovery: !Equals [!Ref PointInTimeRecovery, "true"]
-"#,
+{}{}"#,
         if light { endpoint } else { "" },
+        compute::conditions(plan),
+        if watched(plan) { alarms::CONDITIONS } else { "" },
     )
+}
+
+/// True if there is anything for alarms to watch.
+fn watched(plan: &Plan<'_>) -> bool {
+    plan.made().next().is_some() || plan.light().next().is_some()
 }

@@ -3,9 +3,12 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use rhubarb_core::{
-    config::{Config, FunctionConfig, Program, QueueClass, QueueConfig},
+    config::{Config, FunctionConfig, Program, QueueClass, QueueConfig, WorkerConfig},
     limits::Limits,
+    time::Timestamp,
 };
+
+use super::{compute::Worker, schedules::Planned};
 
 /// SQS: characters of a queue's name.
 const QUEUE_CHARS_MAX: usize = 80;
@@ -33,6 +36,10 @@ pub(super) struct Plan<'a> {
     pub(super) config: &'a Config,
     /// In the order of their names.
     pub(super) queues: Vec<Queue<'a>>,
+    /// Those that feed queues of class `ecs`, in the order of their names.
+    pub(super) workers: Vec<Worker<'a>>,
+    /// In the order of their names.
+    pub(super) schedules: Vec<Planned<'a>>,
 }
 
 /// A queue, and the Lambda function that it feeds.
@@ -62,7 +69,7 @@ pub(super) struct Light<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(config: &'a Config) -> Result<Self, Unfit> {
+    pub(super) fn new(config: &'a Config, now: Timestamp) -> Result<Self, Unfit> {
         let mut reasons = Vec::new();
         let queues: Vec<_> = config.queues.values().map(|queue| Queue::new(config, queue)).collect();
         let mut ids: BTreeMap<&str, &QueueConfig> = BTreeMap::new();
@@ -73,7 +80,22 @@ impl<'a> Plan<'a> {
                 reasons.push(format!("queues.{two}: its name and that of queues.{one} differ in nothing that a template can say (letters and digits, without case at the start of a word); rename one of them"));
             }
         }
-        if reasons.is_empty() { Ok(Self { config, queues }) } else { Err(Unfit(reasons)) }
+        let workers: Vec<_> =
+            config.workers.values().filter_map(|worker| Worker::new(config, worker, &mut reasons)).collect();
+        let mut ids: BTreeMap<&str, &WorkerConfig> = BTreeMap::new();
+        for worker in &workers {
+            if let Some(other) = ids.insert(&worker.id, worker.config) {
+                let (one, two) = (&other.name, &worker.config.name);
+                reasons.push(format!("workers.{two}: its name and that of workers.{one} differ in nothing that a template can say (letters and digits, without case at the start of a word); rename one of them"));
+            }
+        }
+        let schedules = Planned::all(config, now, &mut reasons);
+        if reasons.is_empty() { Ok(Self { config, queues, workers, schedules }) } else { Err(Unfit(reasons)) }
+    }
+
+    /// The name of the cluster that the workers are services of.
+    pub(super) fn cluster_name(&self) -> String {
+        format!("{}-{}", self.config.app.name, self.config.app.stage)
     }
 
     /// The queues that the template makes.
@@ -235,7 +257,7 @@ fn arn_of(url: &str) -> Option<String> {
 
 /// A name as a part of logical names, which have letters and digits only: `high-priority_2` becomes
 /// `HighPriority2`.
-fn logical(name: &str) -> String {
+pub(super) fn logical(name: &str) -> String {
     let word = |word: &str| {
         let mut chars = word.chars();
         chars.next().map(|first| first.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()

@@ -1,10 +1,11 @@
 //! What every host of tasks may do: rights of the Lambda functions' roles and of the workers' alike.
 
-use super::plan::Plan;
+use super::plan::{Origin, Plan};
 
 /// Statements on all queues, the rows and the blobs, indented as entries of a policy document.
 pub(super) fn of_hosts(plan: &Plan<'_>) -> String {
     let all: String = plan.queues.iter().map(|queue| format!("                  - {}\n", queue.arn())).collect();
+    let dead = dead_letters(plan);
     format!(
         r#"              - Sid: EveryQueue # enqueue children, ring for tasks that are due, count
                 Effect: Allow
@@ -13,7 +14,7 @@ pub(super) fn of_hosts(plan: &Plan<'_>) -> String {
                   - sqs:GetQueueUrl
                   - sqs:GetQueueAttributes
                 Resource:
-{all}              - Sid: Rows
+{all}{dead}              - Sid: Rows
                 Effect: Allow
                 Action:
                   - dynamodb:BatchGetItem
@@ -41,5 +42,25 @@ pub(super) fn of_hosts(plan: &Plan<'_>) -> String {
                 Action: s3:ListBucket
                 Resource: !GetAtt Bucket.Arn
 "#
+    )
+}
+
+/// The right to empty the dead-letter queues into rows: the sweep, which any host may run, does it.
+fn dead_letters(plan: &Plan<'_>) -> String {
+    let made = plan.queues.iter().filter(|queue| matches!(queue.origin, Origin::Made { .. }));
+    let arns: String = made.map(|queue| format!("                  - !GetAtt Dead{}.Arn\n", queue.id)).collect();
+    if arns.is_empty() {
+        return String::new();
+    }
+    format!(
+        r"              - Sid: DeadLetters # what SQS moved aside becomes a row
+                Effect: Allow
+                Action:
+                  - sqs:ReceiveMessage
+                  - sqs:DeleteMessage
+                  - sqs:GetQueueUrl
+                  - sqs:GetQueueAttributes
+                Resource:
+{arns}"
     )
 }

@@ -124,7 +124,11 @@ fn role(plan: &Plan<'_>, worker: &Worker<'_>) -> String {
                   - sqs:DeleteMessage
                   - sqs:ChangeMessageVisibility
                 Resource:
-{own}{hosts}              - Sid: ItsOwnProtection # while it works, scaling in takes another one
+{own}{hosts}              - Sid: Schedules # whether EventBridge fires them, or it does
+                Effect: Allow
+                Action: scheduler:GetScheduleGroup
+                Resource: !GetAtt ScheduleGroup.Arn
+              - Sid: ItsOwnProtection # while it works, scaling in takes another one
                 Effect: Allow
                 Action:
                   - ecs:GetTaskProtection
