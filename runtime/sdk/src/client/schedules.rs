@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use rhubarb_core::{
-    backend::ScheduleRecord,
+    backend::{Noted, ScheduleRecord},
     config::{Definition, ScheduleConfig, default_queue},
     ids::{FunctionName, ScheduleName, TaskId, TaskName},
-    schedule::{Rule, begun, prepare, renewed},
+    schedule::{LATE_MAX, Position, Rule, Unfit, begun, prepare, renewed},
     time::Timestamp,
 };
 use serde::Serialize;
@@ -18,6 +18,8 @@ use super::{Client, ClientError, enqueue};
 
 /// Ticks that are computed at most.
 const TICKS_MAX: usize = 10_000;
+/// Missed ticks that are enqueued before they are noted.
+const MADE_UP_MAX: usize = 100;
 
 /// A schedule as people look at it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -153,11 +155,48 @@ impl Client {
 
     async fn set_schedule_paused(&self, name: &ScheduleName, paused: bool) -> Result<(), ClientError> {
         let record = self.schedule_record(name).await?;
+        let schedules = self.backend().schedules();
         // One of the file may not be in the store yet; the same again changes nothing.
-        for put in self.backend().schedules().put(std::slice::from_ref(&record)).await {
+        for put in schedules.put(std::slice::from_ref(&record)).await {
             put?;
         }
-        if self.backend().schedules().pause(name, paused).await? { Ok(()) } else { Err(no_schedule(name)) }
+        schedules.left_to_agents().await?;
+        let kept = schedules.read(std::slice::from_ref(name)).await?.pop().flatten();
+        if let Some(kept) = kept.filter(|kept| kept.paused != paused && schedules.fires(kept)) {
+            // No scheduler of ours has followed it, so what is missed in a pause is found here.
+            if paused { self.note_pause(name).await? } else { self.make_up(&kept).await? }
+        }
+        if schedules.pause(name, paused).await? { Ok(()) } else { Err(no_schedule(name)) }
+    }
+
+    /// Notes what the backend has fired of its own schedule so far. Its last tick may still be on its way: that one
+    /// is made up for as if it were missed, to the same task.
+    async fn note_pause(&self, name: &ScheduleName) -> Result<(), ClientError> {
+        let noted = Noted { name: name.clone(), passed: self.now().before(LATE_MAX), last_tick: None };
+        Ok(self.backend().schedules().note(&[noted]).await.into_iter().collect::<Result<(), _>>()?)
+    }
+
+    /// Enqueues what a pause of a schedule that the backend fires has missed, as far as its `catch_up` wants it.
+    /// Again after a crash: the same ticks are the same tasks.
+    async fn make_up(&self, record: &ScheduleRecord) -> Result<(), ClientError> {
+        let (_, mut schedule, _) = read(record)?;
+        schedule.jitter = Duration::ZERO;
+        let unreadable = |unfit: Unfit| ClientError::Invalid(unfit.to_string());
+        let rule = Rule::new(&schedule, record.since).map_err(unreadable)?;
+        let (limits, now) = (self.backend().broker().limits(), self.now());
+        let mut position = Position { passed: record.passed, resumed: Some(now) };
+        while schedule.enabled {
+            let round = rule.round(position, schedule.catch_up, now, MADE_UP_MAX);
+            for tick in &round.fire {
+                let prepared = prepare(&schedule, Some(*tick), self.config(), limits, now)?;
+                enqueue::submit_prepared(self, prepared).await?;
+            }
+            let Some(passed) = round.passed else { break };
+            let noted = Noted { name: record.name.clone(), passed, last_tick: round.fire.last().copied() };
+            self.backend().schedules().note(&[noted]).await.into_iter().collect::<Result<(), _>>()?;
+            position.passed = passed;
+        }
+        Ok(())
     }
 
     async fn put_schedule(
@@ -234,7 +273,8 @@ fn status(record: &ScheduleRecord, now: Timestamp) -> Result<ScheduleStatus, Cli
         from_file: record.from_file,
         definition,
         paused: record.paused,
-        last_tick: record.last_tick,
+        // Where the backend fires, only claims of ticks that must not overlap are noted.
+        last_tick: record.last_tick.max(record.current.map(|current| current.tick)),
         next_tick: rule.next(before).filter(|_| fires),
     })
 }

@@ -5,14 +5,16 @@ use std::{collections::BTreeSet, time::Duration};
 use futures::future::LocalBoxFuture;
 use rhubarb_core::{
     backend::{
-        Backend, ClaimPolicy, Finish, Log, OutgoingMessage, QueueSpec, Renewal, Result, Settlement, Submission,
-        Submitted, Take, Taken, TaskDetail, Window, Won,
+        Backend, ClaimPolicy, Finish, Log, OutgoingMessage, QueueSpec, Renewal, Result, ScheduleRecord, Settlement,
+        Submission, Submitted, Take, Taken, TaskDetail, Window, Won,
     },
     envelope::Envelope,
-    ids::{QueueName, TaskId, TaskName, WorkerId},
+    ids::{QueueName, ScheduleName, TaskId, TaskName, WorkerId},
     limits::UNKNOWN_TASK_PATIENCE,
     outcome::{Failure, Outcome},
     row::{AckMode, Settled, State},
+    schedule::{SCHEDULED_TIME, key},
+    time::Timestamp,
 };
 
 use super::{
@@ -61,6 +63,8 @@ fn in_either_mode<'a>(case: &'a Case<'a>) -> Vec<LocalBoxFuture<'a, ()>> {
         Box::pin(a_doorbell_of_a_settled_task_is_deleted(case)),
         Box::pin(a_plain_producer_s_message_becomes_a_task(case)),
         Box::pin(a_plain_producer_s_late_message_waits(case)),
+        Box::pin(a_tick_that_is_delivered_twice_runs_once(case)),
+        Box::pin(a_tick_without_its_time_gets_it_from_its_schedule(case)),
         Box::pin(a_raw_body_becomes_the_queue_s_task(case)),
         Box::pin(a_cancelled_task_is_not_taken(case)),
         Box::pin(an_expired_task_is_not_taken(case)),
@@ -92,6 +96,7 @@ impl Case<'_> {
             raw_task: None,
             purged_before: None,
             keep: KEEP,
+            limits: rhubarb_core::permit::QueueLimits::NONE,
         }
     }
 
@@ -460,6 +465,53 @@ async fn a_plain_producer_s_message_becomes_a_task(case: &Case<'_>) {
     let detail = case.read(id).await;
     assert_eq!((detail.record.state, &detail.record.queue), (State::Succeeded, &queue));
     case.assert_queue_is_empty(&queue).await;
+}
+
+/// What EventBridge Scheduler writes to a queue: no id, and the tick's time at the end of the key.
+fn tick(schedule: &str, time: &str) -> String {
+    format!(r#"{{"task":"t","args":{{}},"schedule":"{schedule}","idempotency_key":"schedule/{schedule}/{time}"}}"#)
+}
+
+/// Takes all there is until the queue is empty.
+async fn take_all(case: &Case<'_>, queue: &QueueName) -> Vec<Won> {
+    let mut won = vec![case.take(queue).await];
+    eventually_so(case.time, "the queue does not get empty", async || {
+        won.extend(case.take_by(&case.policy(queue), 10).await.won);
+        let counts = case.backend.broker().counts(queue).await.unwrap();
+        counts.visible == 0 && (case.ack == AckMode::Message || counts.in_flight == 0)
+    })
+    .await;
+    won
+}
+
+async fn a_tick_that_is_delivered_twice_runs_once(case: &Case<'_>) {
+    let (queue, schedule) = (case.queue().await, unique("nightly"));
+    for _ in 0..2 {
+        send(case, &queue, &tick(&schedule, "2027-01-01T00:00:00Z")).await;
+    }
+    let won = only(take_all(case, &queue).await);
+    let envelope = Envelope::decode_full(&won.spec).unwrap();
+    assert_eq!(envelope.tick, Some(Timestamp(1_798_761_600_000)));
+    assert_eq!(envelope.schedule.unwrap().as_str(), schedule);
+    case.succeed(&queue, &won).await;
+    case.assert_nothing_is_taken(&queue).await;
+}
+
+async fn a_tick_without_its_time_gets_it_from_its_schedule(case: &Case<'_>) {
+    let (queue, schedule) = (case.queue().await, ScheduleName::new(&unique("hourly")).unwrap());
+    let hour = Duration::from_secs(60 * 60);
+    let since = case.time.now().before(hour * 3 / 2);
+    let definition = serde_json::json!({"rate": "1 hour", "task": "t"});
+    let record = ScheduleRecord::new(schedule.clone(), true, definition, since);
+    only(case.backend.schedules().put(&[record]).await).unwrap();
+    for _ in 0..2 {
+        send(case, &queue, &tick(schedule.as_str(), SCHEDULED_TIME)).await;
+    }
+    let won = only(take_all(case, &queue).await);
+    let envelope = Envelope::decode_full(&won.spec).unwrap();
+    let at = since.after(hour);
+    assert_eq!((envelope.tick, envelope.idempotency_key), (Some(at), Some(key(&schedule, at))));
+    case.succeed(&queue, &won).await;
 }
 
 async fn a_plain_producer_s_late_message_waits(case: &Case<'_>) {

@@ -10,7 +10,7 @@ use std::{
 
 use rhubarb_core::{
     backend::{
-        AttemptRecord, ClaimAnswer, ClaimRequest, Cursor, DueLease, DueRing, Filter, IdempotencyKey, Log, Page,
+        AttemptRecord, Buried, ClaimAnswer, ClaimRequest, Cursor, DueLease, DueRing, Filter, IdempotencyKey, Log, Page,
         Progress, QueueRow, Renewal, Report, Result, Rung, Settlement, StateCount, StoreError, Submission, Submitted,
         TaskDetail, TaskRecord, Window, WonRow, too_late,
     },
@@ -18,9 +18,12 @@ use rhubarb_core::{
     ids::{FencingToken, QueueName, TaskId, TaskName, WorkerId},
     limits::{KEEP_DEFAULT, KEEP_FAILED_DEFAULT, Limits, TOMBSTONE_AGE},
     outcome::{Failure, Outcome, Output},
-    row::{Claim, Renewed, Row, Settled, State},
+    permit::{Permit, Refusal, Scope},
+    row::{Claim, Refused, Renewed, Row, Settled, State},
     time::{LeaseTime, Now, Timestamp},
 };
+
+use super::permits::Meters;
 
 /// What a page holds at most, whatever was asked.
 const PAGE_MAX: usize = 1000;
@@ -31,6 +34,7 @@ pub(super) struct Rows {
     rows: BTreeMap<TaskId, Stored>,
     keys: BTreeMap<(TaskName, String), KeyRow>,
     queues: BTreeMap<QueueName, QueueRow>,
+    pub(super) meters: Meters,
     lag: Duration,
     /// What the lagging index shows, and the changes on their way to it.
     indexed: BTreeMap<TaskId, Stored>,
@@ -41,6 +45,7 @@ pub(super) struct Rows {
 struct Stored {
     task: TaskName,
     queue: QueueName,
+    root: Option<TaskId>,
     spec: Option<String>,
     row: Row,
     submitted: Timestamp,
@@ -63,13 +68,15 @@ struct KeyRow {
 
 impl Stored {
     fn new(submission: &Submission, row: Row) -> Self {
-        Self::of(submission.task.clone(), submission.queue.clone(), submission.spec.clone(), row)
+        let stored = Self::of(submission.task.clone(), submission.queue.clone(), submission.spec.clone(), row);
+        Self { root: submission.root, ..stored }
     }
 
     const fn of(task: TaskName, queue: QueueName, spec: String, row: Row) -> Self {
         Self {
             task,
             queue,
+            root: None,
             spec: Some(spec),
             submitted: row.queued_at,
             row,
@@ -134,9 +141,9 @@ impl Stored {
         }
     }
 
-    fn detail(&self, id: TaskId) -> TaskDetail {
+    fn detail(&self, id: TaskId, refusal: Option<Refusal>) -> TaskDetail {
         let spec = self.spec.as_deref().and_then(|spec| Envelope::decode_full(spec).ok());
-        TaskDetail { record: self.record(id), spec, attempts: self.attempts.clone() }
+        TaskDetail { record: self.record(id), spec, attempts: self.attempts.clone(), refusal }
     }
 
     /// What its attempts left, and the claim checks that go with them.
@@ -164,10 +171,48 @@ impl Rows {
     /// Changes one row and tells the index.
     fn change<T>(&mut self, id: TaskId, now: Now, change: impl FnOnce(&mut Stored) -> Result<T>) -> Result<T> {
         let stored = self.rows.get_mut(&id).ok_or(StoreError::NoTask(id))?;
+        let (before, queue) = (stored.row.permit.clone(), stored.queue.clone());
         let answer = change(stored);
         stored.note_settled(now.epoch);
+        if before != stored.row.permit {
+            self.meters.follow(&queue, before.as_deref(), stored.row.permit.as_deref(), now);
+        }
         self.tell_index(id, now);
         answer
+    }
+
+    /// Changes one row alone; its permit's meters are the caller's business.
+    pub(super) fn change_row<T>(&mut self, id: TaskId, now: Now, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
+        let stored = self.rows.get_mut(&id)?;
+        let answer = change(&mut stored.row);
+        stored.note_settled(now.epoch);
+        self.tell_index(id, now);
+        Some(answer)
+    }
+
+    /// The rows parked for a scope of a queue, those first that became available first.
+    pub(super) fn parked(&mut self, queue: &QueueName, scope: Scope, key: Option<&str>) -> Vec<TaskId> {
+        let parked = |(id, stored): (&TaskId, &Stored)| {
+            let permit = stored.row.permit.as_deref().filter(|permit| permit.parked_for() == Some(scope))?;
+            let same = stored.queue == *queue && (scope == Scope::Queue || permit.key.as_deref() == key);
+            same.then_some((stored.row.queued_at, stored.submitted, *id))
+        };
+        let mut found: Vec<_> = self.rows.iter().filter_map(parked).collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, _, id)| id).collect()
+    }
+
+    pub(super) fn spec(&self, id: TaskId) -> Option<String> {
+        self.rows.get(&id)?.spec.clone()
+    }
+
+    pub(super) fn held_permits(&self, now: Now) -> Vec<(TaskId, QueueName, Permit)> {
+        let held = |(id, stored): (&TaskId, &Stored)| {
+            let unexpired = stored.row.hold.as_ref().is_some_and(|hold| hold.until > now.lease);
+            let permit = stored.row.permit.as_deref().filter(|_| stored.row.state == State::Running && unexpired)?;
+            Some((*id, stored.queue.clone(), permit.clone()))
+        };
+        self.rows.iter().filter_map(held).collect()
     }
 
     fn tell_index(&mut self, id: TaskId, now: Now) {
@@ -200,18 +245,22 @@ impl Rows {
             return Ok(Submitted::Keyed(first));
         }
         if let Some(key) = &submission.key {
-            let until = match key.window {
-                Window::For(window) => Some(now.epoch.after(window)),
-                Window::UntilSettled => None,
-            };
-            let row = KeyRow { first: submission.id, args_sha256: key.args_sha256, until };
-            self.keys.insert((submission.task.clone(), key.key.clone()), row);
+            self.keep_key(submission, key, now);
         }
         let Submission { max_attempts, not_before, expires, .. } = *submission;
         let row = Row::submitted(max_attempts, not_before, expires, now.epoch, limits);
         self.rows.insert(submission.id, Stored::new(submission, row));
         self.tell_index(submission.id, now);
         Ok(Submitted::New)
+    }
+
+    fn keep_key(&mut self, submission: &Submission, key: &IdempotencyKey, now: Now) {
+        let until = match key.window {
+            Window::For(window) => Some(now.epoch.after(window)),
+            Window::UntilSettled => None,
+        };
+        let row = KeyRow { first: submission.id, args_sha256: key.args_sha256, until };
+        self.keys.insert((submission.task.clone(), key.key.clone()), row);
     }
 
     fn first_of(&self, task: &TaskName, key: &IdempotencyKey, limits: &Limits, now: Now) -> Result<Option<TaskId>> {
@@ -237,12 +286,20 @@ impl Rows {
     pub(super) fn claim(&mut self, request: &ClaimRequest<'_>, limits: &Limits, now: Now) -> ClaimAnswer {
         let ClaimRequest { submission, sent, terms } = request;
         let id = submission.id;
+        if let Some(key) = submission.key.as_ref().filter(|_| !self.rows.contains_key(&id)) {
+            match self.first_of(&submission.task, key, limits, now) {
+                Ok(Some(_)) => return ClaimAnswer { claim: Claim::Settled, now: now.epoch, won: None },
+                Ok(None) => self.keep_key(submission, key, now),
+                // A message cannot be told: its task runs without the key.
+                Err(_) => {}
+            }
+        }
         let stored = self.rows.entry(id).or_insert_with(|| {
             let Submission { max_attempts, not_before, expires, .. } = *submission;
             Stored::new(submission, Row::submitted(max_attempts, not_before, expires, *sent, limits))
         });
         let (held, was_settled) = (stored.row.fence, stored.row.state.is_settled());
-        let claim = stored.row.claim(terms, now);
+        let claim = self.meters.claim(&mut stored.row, request, now);
         if claim == Claim::Won || (claim == Claim::Settled && !was_settled) {
             stored.lose(held, now.epoch);
         }
@@ -253,6 +310,9 @@ impl Rows {
     }
 
     pub(super) fn renew(&mut self, renewal: Renewal, now: Now) -> Renewed {
+        if !self.may_regain(renewal, now) {
+            return Renewed::Lost;
+        }
         let renewed = self.change(renewal.id, now, |stored| {
             let renewed = stored.row.renew(renewal.fence, now);
             if let (Renewed::Kept { .. }, Some(attempt)) = (renewed, stored.attempt_mut(renewal.fence)) {
@@ -261,6 +321,15 @@ impl Rows {
             Ok(renewed)
         });
         renewed.unwrap_or(Renewed::Lost)
+    }
+
+    /// Whether the permit that a late holder wants back is there.
+    fn may_regain(&mut self, renewal: Renewal, now: Now) -> bool {
+        let Some(stored) = self.rows.get(&renewal.id) else { return true };
+        let mut renewed = stored.row.clone();
+        let (before, queue) = (stored.row.permit.clone(), stored.queue.clone());
+        renewed.renew(renewal.fence, now) == Renewed::Lost
+            || self.meters.may_follow(&queue, before.as_deref(), renewed.permit.as_deref())
     }
 
     pub(super) fn report(&mut self, report: &Report, now: Now) -> Result<()> {
@@ -309,6 +378,26 @@ impl Rows {
         })
     }
 
+    pub(super) fn bury(&mut self, buried: &Buried, now: Now) {
+        let Buried { submission, submitted, attempt, max_attempts, worker, started, failure, log, keep } = buried;
+        let Entry::Vacant(place) = self.rows.entry(submission.id) else { return };
+        let mut stored = Stored::new(submission, Row::buried(*attempt, *max_attempts, *submitted));
+        stored.attempts.push(AttemptRecord {
+            attempt: *attempt,
+            fence: stored.row.fence,
+            worker: worker.clone(),
+            started: *started,
+            ended: Some(now.epoch),
+            outcome: Some("failed".into()),
+            failure: Some(failure.clone()),
+            log: log.clone(),
+        });
+        (stored.started, stored.failure, stored.keep) = (Some(*started), Some(failure.clone()), *keep);
+        stored.note_settled(now.epoch);
+        place.insert(stored);
+        self.tell_index(submission.id, now);
+    }
+
     pub(super) fn bury_poison(
         &mut self,
         queue: &QueueName,
@@ -327,8 +416,9 @@ impl Rows {
         Ok(())
     }
 
-    pub(super) fn read(&self, id: TaskId) -> Option<TaskDetail> {
-        self.rows.get(&id).map(|stored| stored.detail(id))
+    pub(super) fn read(&self, id: TaskId, now: Now) -> Option<TaskDetail> {
+        let refusal = |stored: &Stored| self.meters.refusal(&stored.queue, &stored.row, now);
+        self.rows.get(&id).map(|stored| stored.detail(id, refusal(stored)))
     }
 
     pub(super) fn state(&self, id: TaskId) -> Option<State> {
@@ -342,6 +432,7 @@ impl Rows {
                 && filter.queue.as_ref().is_none_or(|queue| *queue == stored.queue)
                 && filter.state.is_none_or(|state| state == stored.row.state)
                 && filter.task.as_ref().is_none_or(|task| *task == stored.task)
+                && filter.root.is_none_or(|root| stored.root == Some(root))
                 && filter.since.is_none_or(|since| stored.submitted >= since)
         };
         let index = self.index(now);
@@ -423,12 +514,12 @@ impl Rows {
 
     /// Changes up to `limit` rows of a queue; returns how many `change` did change.
     fn sweep(&mut self, queue: &QueueName, limit: usize, now: Now, change: impl Fn(&mut Row) -> bool) -> u64 {
-        let of_queue = self.rows.iter_mut().filter(|(_, stored)| stored.queue == *queue);
-        let changed = of_queue.filter_map(|(id, stored)| change(&mut stored.row).then_some(*id));
-        let changed: Vec<TaskId> = changed.take(limit).collect();
+        let of_queue = self.rows.iter().filter(|(_, stored)| stored.queue == *queue);
+        let changes = of_queue.filter_map(|(id, stored)| change(&mut stored.row.clone()).then_some(*id));
+        let changed: Vec<TaskId> = changes.take(limit).collect();
         for id in &changed {
-            // It is there: it was changed a moment ago.
-            let _ = self.change(*id, now, |_| Ok(()));
+            // It is there: it was looked at a moment ago.
+            let _ = self.change(*id, now, |stored| Ok(change(&mut stored.row)));
         }
         changed.len() as u64
     }
@@ -456,6 +547,19 @@ impl Rows {
             let settled = stored.row.redrive(now.epoch)?;
             stored.settled = None;
             Ok(settled)
+        })
+    }
+
+    pub(super) fn discard(&mut self, id: TaskId, now: Now) -> Result<Vec<BlobRef>> {
+        self.change(id, now, |stored| {
+            let row = &stored.row;
+            if stored.spec.is_none() {
+                return Err(StoreError::NoTask(id));
+            }
+            if row.state != State::Failed {
+                return Err(Refused { state: row.state, fence: row.fence }.into());
+            }
+            Ok(stored.strip())
         })
     }
 

@@ -1,14 +1,14 @@
 //! Winning a task, or not.
 
 use rhubarb_core::{
-    backend::{Submission, Submitted},
-    ids::FencingToken,
+    backend::{Submission, Submitted, Window},
+    ids::{FencingToken, QueueName},
     outcome::Outcome,
     row::{AckMode, Claim, State},
 };
 
 use super::{Case, Claimant, LEASE, SECOND, join_all, only};
-use crate::exercise::{new_queue, new_submission};
+use crate::exercise::{new_envelope, new_queue, new_submission, unique};
 
 pub(super) async fn exercise(case: &Case<'_>) {
     a_claim_wins_with_a_token_and_an_attempt(case).await;
@@ -19,6 +19,8 @@ pub(super) async fn exercise(case: &Case<'_>) {
     a_settled_task_is_answered_settled(case).await;
     a_message_without_a_row_gets_one(case).await;
     a_late_message_without_a_row_gets_a_scheduled_one(case).await;
+    two_messages_without_a_row_and_with_one_key_are_one_task(case).await;
+    a_key_that_a_message_brought_is_known_to_who_submits(case).await;
     an_early_claim_is_answered_not_yet_and_wins_when_it_is_time(case).await;
     a_task_past_its_expiry_is_not_won(case).await;
     a_task_that_became_available_before_a_purge_is_not_won(case).await;
@@ -112,6 +114,34 @@ async fn a_late_message_without_a_row_gets_a_scheduled_one(case: &Case<'_>) {
     let detail = case.read(submission.id).await;
     assert_eq!((detail.record.state, detail.record.not_before), (State::Scheduled, Some(at)));
     assert_eq!(detail.spec.unwrap().encode(), submission.spec);
+}
+
+async fn two_messages_without_a_row_and_with_one_key_are_one_task(case: &Case<'_>) {
+    let (queue, key) = (new_queue(), unique("key"));
+    let [first, second, other] = [&key, &key, &unique("key")].map(|key| keyed(&queue, key));
+    let answers = join_all([case.claim(&first), case.claim(&second)]).await;
+    let won = answers.iter().filter(|answer| answer.claim == Claim::Won).count();
+    let settled = answers.iter().filter(|answer| answer.claim == Claim::Settled).count();
+    assert_eq!((won, settled), (1, 1), "{answers:?}");
+    let found = [case.find(first.id).await.is_some(), case.find(second.id).await.is_some()];
+    assert_eq!(found.iter().filter(|found| **found).count(), 1, "the other has no row");
+    assert_eq!(case.claim(&other).await.claim, Claim::Won);
+    // Its next delivery is answered as that of any held task.
+    let holder = if found[0] { &first } else { &second };
+    assert!(matches!(case.claim(holder).await.claim, Claim::Held { .. }));
+}
+
+async fn a_key_that_a_message_brought_is_known_to_who_submits(case: &Case<'_>) {
+    let (queue, key) = (new_queue(), unique("key"));
+    let (sent, submitted) = (keyed(&queue, &key), keyed(&queue, &key));
+    case.win(&sent).await;
+    assert_eq!(only(case.tasks.submit(&[submitted]).await).unwrap(), Submitted::Keyed(sent.id));
+}
+
+fn keyed(queue: &QueueName, key: &str) -> Submission {
+    let mut envelope = new_envelope();
+    envelope.idempotency_key = Some(key.to_owned());
+    Submission::new(&envelope, queue.clone(), Window::DEFAULT)
 }
 
 async fn an_early_claim_is_answered_not_yet_and_wins_when_it_is_time(case: &Case<'_>) {
