@@ -88,6 +88,8 @@ impl Failure {
     pub const INIT: &'static str = "init";
     /// The message or its arguments cannot be read.
     pub const POISON: &'static str = "poison";
+    /// The broker moved the message to the dead-letter queue: it was received too often, and nobody claimed the task.
+    pub const MOVED_ASIDE: &'static str = "moved_aside";
     /// No function of the queue runs this kind of task.
     pub const UNKNOWN_TASK: &'static str = "unknown_task";
     /// The envelope's version is higher than this build reads.
@@ -96,6 +98,8 @@ impl Failure {
     pub const BAD_ANSWER: &'static str = "bad_answer";
     /// Interrupted more often than [`crate::limits::INTERRUPTIONS_MAX`].
     pub const INTERRUPTED: &'static str = "interrupted_too_often";
+    /// No attempt had begun when its time to start had passed, and the queue keeps no rows.
+    pub const EXPIRED: &'static str = "expired";
     /// Snoozed more often than [`crate::limits::SNOOZES_MAX`].
     pub const SNOOZED: &'static str = "snoozed_too_often";
     /// The function reported the record in `batchItemFailures` without saying more.
@@ -119,6 +123,17 @@ impl Failure {
         }
         Self { kind, message }
     }
+
+    /// True if its kind is this name, or a path that ends in it.
+    #[must_use]
+    pub fn is_of(&self, name: &str) -> bool {
+        kind_fits(&self.kind, name)
+    }
+}
+
+/// True if a kind of failure is this name, or a path that ends in it: `Timeout` fits `requests.Timeout`.
+pub(crate) fn kind_fits(kind: &str, name: &str) -> bool {
+    kind.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with("::") || rest.ends_with('.'))
 }
 
 impl std::fmt::Display for Failure {

@@ -30,12 +30,13 @@ pub fn said(attempt: &Attempt, said: Said, chance: f64) -> Outcome {
     }
 }
 
-/// A failure that is tried again while attempts are left.
+/// A failure that is tried again while attempts are left, and where its kind is one to be tried again.
 #[must_use]
 pub fn failed(attempt: &Attempt, failure: Failure, delay: Option<Duration>, chance: f64) -> Outcome {
     let number = attempt.won.row.attempt;
-    let retry_in =
-        (number < attempt.max_attempts()).then(|| delay.unwrap_or_else(|| attempt.policy.retry.delay(number, chance)));
+    let retry = &attempt.policy.retry;
+    let again = number < attempt.max_attempts() && retry.on.allows(&failure.kind);
+    let retry_in = again.then(|| delay.unwrap_or_else(|| retry.delay(number, chance)));
     Outcome::Failed { failure, retry_in }
 }
 

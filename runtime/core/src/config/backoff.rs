@@ -30,6 +30,7 @@ impl BackoffConfig {
             initial: self.initial.unwrap_or(below.initial),
             max: self.max.unwrap_or(below.max),
             factor: self.factor.unwrap_or(below.factor),
+            on: below.on.clone(),
         }
     }
 

@@ -18,6 +18,7 @@ mod gpu;
 mod mistake;
 mod queue;
 mod reference;
+mod retry_on;
 mod route;
 mod rules;
 mod schedule;
@@ -32,7 +33,7 @@ use std::collections::BTreeMap;
 
 pub(crate) use self::mistake::{nearest, quoted};
 pub use self::{
-    app::{AppConfig, Backend, Durability},
+    app::{AppConfig, Backend, Durability, MetricsAddress},
     backoff::BackoffConfig,
     definition::Definition,
     function::{FunctionConfig, Program},

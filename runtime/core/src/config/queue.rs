@@ -7,18 +7,21 @@ use super::{
     bounds::{
         ATTEMPTS, BATCH, BATCH_DEFAULT, BATCH_WINDOW, CPU, CPU_DEFAULT, CPU_GPU_DEFAULT, EXPIRES, GPU_SHARE,
         GPU_SHARE_DEFAULT, GPUS, INVOCATIONS, INVOCATIONS_DEFAULT, KEEP, LEASE, LINE_CHARS_MAX, MEMORY,
-        MEMORY_ECS_DEFAULT, MEMORY_GPU_DEFAULT, MEMORY_LAMBDA_DEFAULT, PARALLEL_DEFAULT, RECEIVES, SOFT_NOTICE_MAX,
-        SOFT_NOTICE_PART, TIMEOUT, TIMEOUT_ECS_DEFAULT, TIMEOUT_LAMBDA_DEFAULT, URL_CHARS_MAX,
+        MEMORY_ECS_DEFAULT, MEMORY_GPU_DEFAULT, MEMORY_LAMBDA_DEFAULT, PARALLEL_DEFAULT, RATE_PERIOD, RECEIVES,
+        RUNNING, SOFT_NOTICE_MAX, SOFT_NOTICE_PART, TIMEOUT, TIMEOUT_ECS_DEFAULT, TIMEOUT_LAMBDA_DEFAULT,
+        URL_CHARS_MAX,
     },
     gpu::{ComputeCapability, WithoutGpu, compute_capability},
     mistake::{Problem, quoted},
+    retry_on,
     sheet::Table,
-    units::ByteSize,
+    units::{ByteSize, duration as duration_of},
     value::{self, Reading, decimal, distinct, duration, flag, line, size, text_as, whole, word, words},
 };
 use crate::{
     ids::{FunctionName, QueueName, TaskName},
     limits::{KEEP_DEFAULT, KEEP_FAILED_DEFAULT, LEASE_DEFAULT, SETTLE_ALLOWANCE},
+    permit::{QueueLimits, Rate, ScopeLimits},
     retry::RetryPolicy,
     row::AckMode,
 };
@@ -61,6 +64,8 @@ pub struct QueueConfig {
     pub track: Track,
     /// How long a claim holds without being renewed.
     pub lease: Duration,
+    /// How many tasks may run at once, and start in a period.
+    pub limits: QueueLimits,
     /// Whether tasks of one ordering key run in order.
     pub fifo: bool,
     /// Tasks handed over together at most.
@@ -125,6 +130,13 @@ impl QueueConfig {
         self.timeout * self.batch.div_ceil(self.parallel.max(1)) + SETTLE_ALLOWANCE
     }
 
+    /// The queue that the broker itself moves messages to which were received too often. None where its name would
+    /// be too long for one.
+    #[must_use]
+    pub fn dead_letters(&self) -> Option<QueueName> {
+        self.name.dead_letters()
+    }
+
     /// Says whether the functions of this queue may ask the host for `grant`.
     #[must_use]
     pub fn allows(&self, grant: Grant) -> bool {
@@ -171,6 +183,7 @@ pub(super) fn read(name: QueueName, table: &Table<'_, '_>, all: &[FunctionName])
         ack: table.read("ack", text_as(word)).unwrap_or_else(|| ack_of(class, fifo, track)),
         track,
         lease: table.read("lease", duration(LEASE)).unwrap_or(LEASE_DEFAULT),
+        limits: read_limits(table),
         fifo,
         batch: table.read("batch", whole(BATCH)).unwrap_or(BATCH_DEFAULT),
         batch_window: table.read("batch_window", duration(BATCH_WINDOW)).unwrap_or_default(),
@@ -190,11 +203,41 @@ pub(super) fn read(name: QueueName, table: &Table<'_, '_>, all: &[FunctionName])
     }
 }
 
+fn read_limits(table: &Table<'_, '_>) -> QueueLimits {
+    let limits = |max_running, rate_limit| ScopeLimits {
+        max_running: table.read(max_running, whole(RUNNING)),
+        rate: table.read(rate_limit, text_as(rate)),
+    };
+    QueueLimits { queue: limits("max_running", "rate_limit"), key: limits("max_running_per_key", "rate_limit_per_key") }
+}
+
+/// A number of starts in a period: `100/minute`, `5/10s`.
+fn rate(text: &str) -> Reading<Rate> {
+    let fix = r#"write a number and a period, e.g. "100/minute", "5/10s""#;
+    let no_rate = || Problem::new(format!("{} is no rate", quoted(text)), fix);
+    let (count, period) = text.split_once('/').ok_or_else(no_rate)?;
+    let count: u32 = count.trim().parse().map_err(|_| no_rate())?;
+    let period = match period.trim() {
+        "second" | "s" => Duration::from_secs(1),
+        "minute" | "m" => Duration::from_secs(60),
+        "hour" | "h" => Duration::from_secs(60 * 60),
+        "day" | "d" => Duration::from_secs(24 * 60 * 60),
+        other => duration_of(other).map_err(|_| no_rate())?,
+    };
+    if !RUNNING.contains(&count) || !RATE_PERIOD.contains(&period) {
+        let (least, most) = (RUNNING.start(), RUNNING.end());
+        let what = format!("{} is out of bounds", quoted(text));
+        return Err(Problem::new(what, format!("write {least} to {most} starts in 1s to 1d")));
+    }
+    Ok(Rate { count, period })
+}
+
 fn read_retry(table: &Table<'_, '_>) -> RetryPolicy {
     let default = RetryPolicy::default();
     let max_attempts = table.read("max_attempts", whole(ATTEMPTS));
     let policy = BackoffConfig::read(table).over(&default);
-    RetryPolicy { max_attempts: max_attempts.unwrap_or(default.max_attempts), ..policy }
+    let on = retry_on::read(table).unwrap_or_default();
+    RetryPolicy { max_attempts: max_attempts.unwrap_or(default.max_attempts), on, ..policy }
 }
 
 /// The lease needs the row, and a message that may go: neither Lambda nor a FIFO queue lets it.

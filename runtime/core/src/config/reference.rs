@@ -8,8 +8,9 @@ use super::{
     bounds::{
         BATCH_DEFAULT, CPU_DEFAULT, CPU_GPU_DEFAULT, DEFAULT_NAME, DIR_DEFAULT, GPU_SHARE_DEFAULT, GRACE_DEFAULT,
         IN_FLIGHT_DEFAULT, INIT_TIMEOUT_DEFAULT, INVOCATIONS_DEFAULT, MEMORY_ECS_DEFAULT, MEMORY_GPU_DEFAULT,
-        MEMORY_LAMBDA_DEFAULT, PARALLEL_DEFAULT, PREFETCH_DEFAULT, SHUTDOWN_GRACE_DEFAULT, SOFT_NOTICE_MAX,
-        SOFT_NOTICE_PART, STAGE_DEFAULT, TIMEOUT_ECS_DEFAULT, TIMEOUT_LAMBDA_DEFAULT, TIMEZONE_DEFAULT, WEIGHT_DEFAULT,
+        MEMORY_LAMBDA_DEFAULT, METRICS_PORT_DEFAULT, PARALLEL_DEFAULT, PREFETCH_DEFAULT, SHUTDOWN_GRACE_DEFAULT,
+        SOFT_NOTICE_MAX, SOFT_NOTICE_PART, STAGE_DEFAULT, TIMEOUT_ECS_DEFAULT, TIMEOUT_LAMBDA_DEFAULT,
+        TIMEZONE_DEFAULT, WEIGHT_DEFAULT,
     },
     queue::Grant,
     schedule::{CatchUp, Overlap},
@@ -108,6 +109,12 @@ fn app() -> Vec<Key> {
             ),
             ("table", text(), "named `<app>-<stage>`".to_owned(), "the DynamoDB table"),
             ("bucket", text(), "named `<app>-<stage>-<account>`".to_owned(), "the S3 bucket"),
+            (
+                "metrics",
+                "`IP:PORT`, or `off`".to_owned(),
+                format!("`127.0.0.1:{METRICS_PORT_DEFAULT}`"),
+                "where an agent shows metrics and health; taken ports are skipped, 16 of them at most",
+            ),
         ],
     )
 }
@@ -165,6 +172,18 @@ fn queues() -> Vec<Key> {
             ),
             ("backoff", "table".into(), "see below".into(), "the pauses between attempts"),
             (
+                "retry_on",
+                kinds(),
+                "any".into(),
+                "failures of these kinds alone are tried again; the kind is what `rhubarb task` shows before the colon, or the end of its path",
+            ),
+            (
+                "never_retry_on",
+                kinds(),
+                "none".into(),
+                "failures of these kinds bury the task at once; this or `retry_on`",
+            ),
+            (
                 "ack",
                 words::<AckMode>(),
                 "`\"message\"`; `\"lease\"` on `ecs` without `fifo`, at `track = \"full\"`".into(),
@@ -174,7 +193,7 @@ fn queues() -> Vec<Key> {
                 "track",
                 words::<Track>(),
                 word(Track::Full),
-                "which tasks get a row; less than `full` will be cheaper and give fewer guarantees (read and not run yet: `check` warns)",
+                "which tasks get a row: every one, failed ones, none; less than `full` is cheaper and gives fewer guarantees ([Track levels](#track-levels))",
             ),
             (
                 "lease",
@@ -190,6 +209,30 @@ fn queues_more() -> Vec<Key> {
     section(
         "queues.NAME",
         vec![
+            (
+                "max_running",
+                whole(),
+                "any number".into(),
+                "tasks of the queue that run at once at most, over all workers; the others wait for a permit",
+            ),
+            (
+                "max_running_per_key",
+                whole(),
+                "any number".into(),
+                "tasks of one concurrency key that run at once at most; tasks without a key are not limited",
+            ),
+            (
+                "rate_limit",
+                rate(),
+                "any rate".into(),
+                "attempts of the queue's tasks that start in any such period at most, over all workers, e.g. `\"100/minute\"`",
+            ),
+            (
+                "rate_limit_per_key",
+                rate(),
+                "any rate".into(),
+                "attempts of one concurrency key's tasks that start in any such period at most",
+            ),
             ("fifo", flag(), code(false), "tasks of one ordering key run in order"),
             ("batch", whole(), code(BATCH_DEFAULT), "tasks handed to a function together at most; 1 with GPUs"),
             ("batch_window", duration(), code("0s"), "how long a batch may be waited for"),
@@ -207,7 +250,12 @@ fn queues_more() -> Vec<Key> {
                 "how long results, output and history of succeeded and cancelled tasks are kept",
             ),
             ("keep_failed", duration(), shown(KEEP_FAILED_DEFAULT), "the same for failed tasks"),
-            ("expires", duration(), "never".into(), "a task that no attempt has begun after so long is `expired`"),
+            (
+                "expires",
+                duration(),
+                "never".into(),
+                "after so long no attempt begins any more, neither the first nor another: the task is `expired`",
+            ),
             (
                 "raw_task",
                 "task name".into(),
@@ -277,7 +325,7 @@ fn workers() -> Vec<Key> {
                 "grace",
                 duration(),
                 shown(GRACE_DEFAULT),
-                "how long running attempts may go on after a stop; keep it under the platform's kill delay",
+                "how long running attempts may go on after a stop; keep it under the platform's kill delay, which `RHUBARB_KILL_DELAY` tells the agent to check",
             ),
         ],
     )
@@ -333,6 +381,13 @@ fn tasks() -> Vec<Key> {
             ("timeout", duration(), "the queue's".into(), "a shorter limit of one attempt"),
             ("max_attempts", whole(), "the queue's".into(), "fewer attempts"),
             ("backoff", "table".into(), "the queue's".into(), "the pauses between attempts"),
+            ("retry_on", kinds(), "the queue's".into(), "failures of these kinds alone are tried again"),
+            (
+                "never_retry_on",
+                kinds(),
+                "the queue's".into(),
+                "failures of these kinds bury the task at once; this or `retry_on`, in place of what the queue says",
+            ),
         ],
     )
 }
@@ -391,12 +446,20 @@ fn path() -> String {
     "path".to_owned()
 }
 
+fn kinds() -> String {
+    "list of text".to_owned()
+}
+
 fn flag() -> String {
     "true or false".to_owned()
 }
 
 fn whole() -> String {
     "whole number".to_owned()
+}
+
+fn rate() -> String {
+    "number/period".to_owned()
 }
 
 fn duration() -> String {

@@ -6,12 +6,13 @@ use super::{
     backoff::BackoffConfig,
     bounds::{ATTEMPTS, TIMEOUT},
     queue::{QueueConfig, soft_timeout_of},
+    retry_on,
     sheet::Table,
     value::{duration, name, text_as, whole},
 };
 use crate::{
     ids::{FunctionName, QueueName, TaskName},
-    retry::RetryPolicy,
+    retry::{RetryOn, RetryPolicy},
 };
 
 /// A section `[tasks.NAME]`. What it leaves out comes from the queue; it may lower the queue's
@@ -31,6 +32,8 @@ pub struct TaskConfig {
     pub max_attempts: Option<u32>,
     /// The pauses between attempts.
     pub backoff: BackoffConfig,
+    /// Which failures are tried again, in place of what the queue says.
+    pub retry_on: Option<RetryOn>,
 }
 
 /// What holds for one task on one queue.
@@ -57,7 +60,10 @@ impl TaskPolicy {
             expires: queue.expires,
         };
         let Some(task) = task else { return policy };
-        let retry = task.backoff.over(&queue.retry);
+        let mut retry = task.backoff.over(&queue.retry);
+        if let Some(on) = &task.retry_on {
+            retry.on.clone_from(on);
+        }
         Self { retry, ..policy }.lowered(task.timeout, task.max_attempts)
     }
 
@@ -84,5 +90,6 @@ pub(super) fn read(task: TaskName, table: &Table<'_, '_>) -> TaskConfig {
         timeout: table.read("timeout", duration(TIMEOUT)),
         max_attempts: table.read("max_attempts", whole(ATTEMPTS)),
         backoff: BackoffConfig::read(table),
+        retry_on: retry_on::read(table),
     }
 }

@@ -3,7 +3,7 @@ use std::{collections::HashMap, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::row::AckMode;
+use crate::{retry::RetryOn, row::AckMode};
 
 const EXAMPLE: &str = include_str!("../../../../rhubarb.toml");
 
@@ -429,6 +429,10 @@ fn times_and_sizes_keep_to_their_bounds() {
         ("[queues.q]\nbackoff = { max = \"1s\" }", "queues.q.backoff.max", "2s is over 1s"),
         ("[queues.q]\nbackoff = { factor = 0.5 }", "queues.q.backoff.factor", "write one from 1 to 100"),
         ("[queues.q]\nbackoff = \"1s\"", "queues.q.backoff", "it is text, not a table"),
+        ("[queues.q]\nretry_on = []", "queues.q.retry_on", "the list is empty"),
+        ("[queues.q]\nretry_on = [\"worker_lost\"]", "queues.q.retry_on", "max_attempts = 1"),
+        ("[queues.q]\nretry_on = [\"a\"]\nnever_retry_on = [\"b\"]", "queues.q.never_retry_on", "keep one of them"),
+        ("[tasks.t]\nretry_on = [\"a\"]\nnever_retry_on = [\"b\"]", "tasks.t.never_retry_on", "contradict each other"),
         ("[queues.q]\nkeep = \"0s\"", "queues.q.keep", "out of bounds"),
     ]);
 }
@@ -520,10 +524,19 @@ fn a_queue_that_no_worker_serves_is_a_warning() {
 }
 
 #[test]
-fn a_track_level_that_is_not_run_yet_is_a_warning() {
+fn a_track_level_is_no_warning_and_none_needs_a_dead_letter_queue() {
     let config = parse("[queues.q]\ntrack = \"none\"\n[workers.w]\nqueues = [\"q\"]").unwrap();
-    let told: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
-    assert!(told.len() == 1 && told[0].contains("queues.q: track = \"none\" is read and not run yet"), "{told:?}");
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let long = format!("[queues.{}]\ntrack = \"none\"", "q".repeat(60));
+    let path = format!("queues.{}.track", "q".repeat(60));
+    assert_mistakes(&[
+        (&long, &path, "a queue of so long a name has none"),
+        (
+            "[queues.q]\ntrack = \"none\"\nurl = \"https://sqs.eu-central-1.amazonaws.com/123456789012/q\"",
+            "queues.q.track",
+            "a queue with a `url` of its own has none",
+        ),
+    ]);
 }
 
 #[test]
@@ -800,4 +813,17 @@ fn a_schedule_made_at_run_time_is_checked_as_one_of_the_file() {
         let refusal = checked(change).unwrap_err();
         assert!(refusal.starts_with(what), "{refusal}");
     }
+}
+
+#[test]
+fn a_task_says_itself_which_failures_are_tried_again_in_place_of_its_queue() {
+    let config = parse(
+        "[queues.q]\nnever_retry_on = [\"ValueError\"]\n[tasks.t]\nqueue = \"q\"\nretry_on = [\"Timeout\"]\n[tasks.u]\nqueue = \"q\"\n",
+    )
+    .unwrap();
+    let queue = &config.queues["q"];
+    let on = |task: Option<&str>| TaskPolicy::new(queue, task.map(|task| &config.tasks[task])).retry.on;
+    let never = RetryOn::Never(vec!["ValueError".into()]);
+    assert_eq!((on(None), on(Some("u"))), (never.clone(), never));
+    assert_eq!(on(Some("t")), RetryOn::Only(vec!["Timeout".into()]));
 }

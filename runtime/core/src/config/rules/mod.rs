@@ -73,6 +73,14 @@ impl<'s> Entry<'s> {
         self.sheet.warning(&self.path, Problem::new(what, fix));
     }
 
+    /// Complains where both of two keys are given that contradict each other.
+    fn only_one_of(&self, keys: [&str; 2]) {
+        if keys.iter().all(|key| self.is_given(key)) {
+            let [one, other] = keys;
+            self.mistake(other, format!("{one} is given too, and the two contradict each other"), "keep one of them");
+        }
+    }
+
     /// Complains about a name that no section defines.
     fn defined<N: Ord + AsRef<str> + Display, V>(&self, key: &str, kind: &str, name: &N, all: &BTreeMap<N, V>) {
         if !all.contains_key(name) {

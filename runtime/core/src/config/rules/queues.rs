@@ -8,6 +8,7 @@ use crate::{
         Backend, Config, QueueClass, QueueConfig, Track,
         bounds::{AWS_QUEUE_NAME_CHARS_MAX, BATCH_AGENT_MAX, BATCH_RECEIVE_MAX, LAMBDA_ENV_BYTES_MAX, MEMORY_LAMBDA},
         mistake::Problem,
+        retry_on,
         sheet::Sheet,
         units::show_duration,
         value::too_much,
@@ -27,6 +28,7 @@ pub(super) fn check(config: &Config, queue: &QueueConfig, sheet: &Sheet) {
     rules.batch();
     rules.gpus();
     rules.fifo();
+    rules.limits();
     rules.retry();
     if queue.class == QueueClass::Lambda {
         rules.lambda();
@@ -125,8 +127,17 @@ impl Rules<'_> {
         if track == Track::Full {
             return;
         }
-        let what = format!("track = \"{track}\" is read and not run yet: its tasks get rows, as with \"full\"");
-        self.entry.warning(what, "leave it out until it is there");
+        if track == Track::None && (self.queue.dead_letters().is_none() || self.queue.url.is_some()) {
+            let because =
+                if self.queue.url.is_some() { "a queue with a `url` of its own" } else { "a queue of so long a name" };
+            let what =
+                format!("with track = \"none\" failed tasks go to its dead-letter queue, and {because} has none");
+            self.entry.mistake(
+                "track",
+                what,
+                "write \"failures\" or \"full\", or let Rhubarb make a queue of a shorter name",
+            );
+        }
         if self.queue.ack == AckMode::Lease {
             self.refuse_lease(&format!("with track = \"{track}\" there is no row to lease"));
         }
@@ -202,6 +213,28 @@ impl Rules<'_> {
         }
     }
 
+    /// A task that finds no permit waits without its message, by its row.
+    fn limits(&self) {
+        let queue = self.queue;
+        let keys = ["max_running", "max_running_per_key", "rate_limit", "rate_limit_per_key"];
+        for key in keys.into_iter().filter(|key| self.entry.is_given(key)) {
+            if queue.fifo {
+                let what = "a task that waits for a permit would be overtaken by the next of its ordering key";
+                self.entry.mistake(key, what, "leave it out, or fifo");
+            }
+            if queue.track != Track::Full {
+                let what = format!("with track = \"{}\" no row counts what runs", queue.track);
+                self.entry.mistake(key, what, "leave it out, or write track = \"full\"");
+            }
+        }
+        if let (Some(all), Some(of_key)) = (queue.limits.queue.max_running, queue.limits.key.max_running)
+            && of_key > all
+        {
+            let problem = too_much(of_key, all, "the limit of the whole queue (max_running)");
+            self.entry.mistake("max_running_per_key", problem.what, problem.fix + ", or raise max_running");
+        }
+    }
+
     fn retry(&self) {
         let (queue, retry) = (self.queue, &self.queue.retry);
         if retry.initial > retry.max {
@@ -210,6 +243,7 @@ impl Rules<'_> {
             let key = if self.entry.is_given("backoff.initial") { "backoff.initial" } else { "backoff.max" };
             self.entry.mistake(key, problem.what, problem.fix + ", or raise max");
         }
+        self.entry.only_one_of(retry_on::KEYS);
         if queue.max_receives <= retry.max_attempts {
             let what = format!(
                 "after {} receives SQS would take a task away that has {} attempts",

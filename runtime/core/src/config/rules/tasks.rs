@@ -1,7 +1,7 @@
 //! What must hold for a task's section.
 
 use super::Entry;
-use crate::config::{Config, QueueConfig, TaskConfig, sheet::Sheet, units::show_duration, value::too_much};
+use crate::config::{Config, QueueConfig, TaskConfig, retry_on, sheet::Sheet, units::show_duration, value::too_much};
 
 pub(super) fn check(config: &Config, task: &TaskConfig, sheet: &Sheet) {
     let entry = Entry::new(sheet, "tasks", &task.name);
@@ -11,6 +11,7 @@ pub(super) fn check(config: &Config, task: &TaskConfig, sheet: &Sheet) {
     if let Some(function) = &task.function {
         entry.defined("function", "function", function, &config.functions);
     }
+    entry.only_one_of(retry_on::KEYS);
     if let Some(queue) = task.queue.as_ref().and_then(|queue| config.queues.get(queue)) {
         check_on(queue, task, &entry);
     }
