@@ -8,12 +8,16 @@ use std::{
 
 use rhubarb_core::{
     backend::{Backend, QueueRow, StoreError, WorkerRecord, WorkerState},
+    config,
     ids::QueueName,
     time::Timestamp,
 };
 use rhubarb_host::{pipeline::Host, sweep};
+use rhubarb_telemetry::metrics::WorkerShown;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::{gauges::Looks, health::Health};
 
 /// How often a worker writes its row and reads what the store says about queues.
 pub(crate) const EVERY: Duration = Duration::from_secs(1);
@@ -32,6 +36,8 @@ pub(crate) struct Beat {
     pub(crate) has_beaten: bool,
     /// Sent to with the first heartbeat, and whenever something has changed.
     pub(crate) rows: watch::Sender<BTreeMap<QueueName, QueueRow>>,
+    pub(crate) health: Health,
+    pub(crate) shown: Option<Arc<WorkerShown>>,
 }
 
 impl Beat {
@@ -44,7 +50,9 @@ impl Beat {
                 _ = ticks.tick() => {}
                 _ = self.state.changed() => {}
             }
-            if let Err(error) = self.beat().await {
+            let beaten = self.beat().await;
+            self.health.beat(beaten.is_ok(), self.record.state, &self.record.functions);
+            if let Err(error) = beaten {
                 tracing::warn!(error = %error, "cannot write the heartbeat: {error}");
             }
         }
@@ -56,6 +64,9 @@ impl Beat {
         self.record.tasks = self.host.functions().said();
         self.record.holds = self.host.keeper().held();
         self.backend.workers().beat(&self.record).await?;
+        if let Some(shown) = &self.shown {
+            shown.heartbeat(Timestamp::from_system(SystemTime::now()).as_millis());
+        }
         let rows = self.backend.tasks().queues().await?;
         let rows: BTreeMap<QueueName, QueueRow> = rows.into_iter().map(|row| (row.queue.clone(), row)).collect();
         let first = !std::mem::replace(&mut self.has_beaten, true);
@@ -69,9 +80,14 @@ impl Beat {
 }
 
 /// Sweeps while this worker holds the role, until it is ended.
-pub(crate) async fn sweep(host: Arc<Host>, record: WorkerRecord, end: CancellationToken) {
+pub(crate) async fn sweep(
+    host: Arc<Host>,
+    record: WorkerRecord,
+    shown: Option<Arc<WorkerShown>>,
+    end: CancellationToken,
+) {
     let shared = host.shared();
-    let queues: Vec<QueueName> = shared.config.queues.keys().cloned().collect();
+    let mut looks = Looks::new(shared.config.app.backend == config::Backend::Aws);
     let mut ticks = tokio::time::interval(sweep::EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while end.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -79,9 +95,19 @@ pub(crate) async fn sweep(host: Arc<Host>, record: WorkerRecord, end: Cancellati
         let swept = match workers.hold_role("sweep", &record.id, &record.instance, ROLE_HOLD).await {
             Ok(true) => {
                 let now = Timestamp::from_system(SystemTime::now());
-                shared.sweep.lock().await.run(&*shared.backend, &queues, now).await
+                let mut sweep = shared.sweep.lock().await;
+                let swept = sweep.run(&*shared.backend, &shared.config, &record.id, now).await;
+                if let Some(shown) = &shown
+                    && let Err(error) = looks.look(&*shared.backend, &shared.config, sweep.messages(), shown).await
+                {
+                    tracing::warn!(error = %error, "cannot look at the queues for the metrics: {error}");
+                }
+                swept
             }
-            Ok(false) => continue,
+            Ok(false) => {
+                shown.iter().for_each(|shown| looks.stop(shown));
+                continue;
+            }
             Err(error) => Err(error),
         };
         match swept {

@@ -8,10 +8,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use rhubarb_core::{
-    config::{Config, QueueConfig},
-    ids::QueueName,
-};
+use rhubarb_core::{config::Config, ids::QueueName};
 
 /// What a dead-letter queue's name ends in.
 const DEAD: &str = "-dead";
@@ -108,11 +105,6 @@ impl Names {
             None => known.remove(queue),
         };
     }
-}
-
-/// The queues of a configuration as they must be, each with its dead-letter queue: what the deployment makes.
-pub(crate) fn dead_letters_of(queue: &QueueConfig) -> Option<QueueName> {
-    QueueName::new(&format!("{}{DEAD}", queue.name)).ok()
 }
 
 /// The account that a queue's URL names: `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`.

@@ -7,13 +7,16 @@
 //! * [`attempt`], [`keeper`], [`judge`]: one attempt in flight, its lease, what it came to.
 //! * [`listener`]: what a feeder hears while the host works.
 //! * [`routes`]: what a function may ask of its host.
-//! * [`sweep`]: brings back what fell silent, rings what is due, forgets what is old.
+//! * [`sweep`]: brings back what fell silent, rings what is due, adopts what the broker moved aside, forgets what is
+//!   old.
 
+mod adopt;
 pub mod attempt;
 pub mod functions;
 pub mod judge;
 pub mod keeper;
 pub mod listener;
+mod measure;
 pub mod pipeline;
 pub mod process;
 pub mod routes;

@@ -15,13 +15,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use rhubarb_core::{
-    backend::{Backend, BlobKey, Cursor, Filter, Progress, Report, StoreError, Submitted, Window},
+    backend::{Backend, BlobKey, Cursor, Filter, Progress, Report, StoreError, Submitted, Window, rowless, sha256_hex},
     config::{Config, Grant},
     enqueue::NewTask,
+    envelope::{BlobRef, Trace},
     ids::{FunctionName, QueueName, TaskId, TaskName, WorkerId},
     row::State,
     time::Timestamp,
+    trace::{TRACEPARENT, TRACESTATE},
 };
+use rhubarb_telemetry::{queues::Queues, spans};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -45,6 +48,8 @@ pub struct Shared {
     pub config: Arc<Config>,
     /// The worker.
     pub worker: WorkerId,
+    /// How queues are named in spans.
+    pub queues: Queues,
     /// The sweep, for the agent and for functions that may sweep.
     pub sweep: tokio::sync::Mutex<Sweep>,
     /// Who hears what the host does, if anybody does.
@@ -55,7 +60,8 @@ impl Shared {
     /// What the processes of this worker share.
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, config: Arc<Config>, worker: WorkerId) -> Self {
-        Self { backend, config, worker, sweep: tokio::sync::Mutex::default(), listener: None }
+        let queues = Queues::of(&config);
+        Self { backend, config, worker, queues, sweep: tokio::sync::Mutex::default(), listener: None }
     }
 
     /// A queue's ARN as a function sees it, whichever backend it is.
@@ -157,10 +163,10 @@ impl ProcessRoutes {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The tasks that are in flight in this process.
+    /// The attempts that are in flight in this process.
     #[must_use]
-    pub fn in_flight(&self) -> Vec<TaskId> {
-        self.attempts().keys().copied().collect()
+    pub fn attempts_in_flight(&self) -> Vec<Arc<Attempt>> {
+        self.attempts().values().cloned().collect()
     }
 
     /// Notes attempts that are in flight in this process.
@@ -251,6 +257,7 @@ impl ProcessRoutes {
 
     async fn checkpoint(&self, id: &str, content: Bytes) -> Answer {
         let attempt = self.attempt(id)?;
+        refuse_rowless(&attempt)?;
         let (id, fence) = (attempt.won.id, attempt.won.row.fence);
         // Each has a key of its own: the row never refers to a half-replaced one.
         let key = BlobKey::new(format!("{}-{}", BlobKey::checkpoint(id, fence), uuid::Uuid::now_v7().simple()))?;
@@ -295,7 +302,12 @@ impl ProcessRoutes {
         serde_json::from_slice::<&RawValue>(&content)
             .map_err(|error| Refusal::bad(format!("the output is not JSON: {error}")))?;
         let key = BlobKey::output(attempt.won.id, attempt.won.row.fence);
-        let reference = self.shared.backend.blobs().check_in(&key, content).await?;
+        let reference = if attempt.won.is_rowless() {
+            // Nothing would ever name it.
+            BlobRef { key: key.to_string(), sha256: sha256_hex(&content), size: content.len() as u64 }
+        } else {
+            self.shared.backend.blobs().check_in(&key, content).await?
+        };
         attempt.note_output(reference.clone());
         json(StatusCode::OK, &reference)
     }
@@ -305,6 +317,7 @@ impl ProcessRoutes {
             Some(id) => Some(self.attempt(id.to_str().unwrap_or_default())?),
             None => None,
         };
+        let span = parent_span(request, parent.as_deref());
         let asked: Enqueue = body(request)?;
         if asked.tasks.len() > ENQUEUE_MAX {
             return Err(Refusal::bad(format!(
@@ -314,7 +327,10 @@ impl ProcessRoutes {
         }
         let mut results = Vec::with_capacity(asked.tasks.len());
         for task in asked.tasks {
-            let answer = self.enqueue_one(task.into_new_task(parent.as_deref())).await;
+            let answer = match task.into_new_task(parent.as_deref()) {
+                Ok(task) => self.enqueue_one(task, &span).await,
+                Err(refusal) => Err(refusal),
+            };
             results.push(answer.unwrap_or_else(|refusal| Enqueued::Error {
                 error: ErrorBody { kind: refusal.kind, message: refusal.message },
             }));
@@ -322,7 +338,7 @@ impl ProcessRoutes {
         json(StatusCode::OK, &serde_json::json!({ "results": results }))
     }
 
-    async fn enqueue_one(&self, task: NewTask) -> Result<Enqueued, Refusal> {
+    async fn enqueue_one(&self, task: NewTask, parent: &spans::Context) -> Result<Enqueued, Refusal> {
         let (backend, now) = (&self.shared.backend, now());
         let mut prepared = task.prepare(&self.shared.config, backend.broker().limits(), now, TaskId::mint())?;
         if let Some(key) = prepared.needs_claim_check() {
@@ -330,8 +346,12 @@ impl ProcessRoutes {
             prepared.claim_check(backend.blobs().check_in(&key, content).await?);
         }
         let id = prepared.envelope.id;
-        let mut answers = backend.submit(&[prepared.submission()], now).await;
-        match answers.pop() {
+        let span = spans::Send::begin(&self.shared.queues, &mut prepared, parent);
+        let answer = rowless::submit(&**backend, &self.shared.config, &[prepared.submission()], now).await.pop();
+        if let Some(answer) = &answer {
+            span.end(answer);
+        }
+        match answer {
             Some(Ok(Submitted::New)) => Ok(Enqueued::Accepted { id, existing: false }),
             Some(Ok(Submitted::Exists(_))) => Ok(Enqueued::Accepted { id, existing: true }),
             Some(Ok(Submitted::Keyed(first))) => Ok(Enqueued::Accepted { id: first, existing: true }),
@@ -354,6 +374,7 @@ impl ProcessRoutes {
             queue: parsed("queue").map(|text| QueueName::new(&text)).transpose().map_err(name)?,
             state: parsed("state").map(|text| text.parse::<State>()).transpose().map_err(Refusal::bad)?,
             task: parsed("task").map(|text| TaskName::new(&text)).transpose().map_err(name)?,
+            root: parsed("root").map(|text| task_id(&text)).transpose()?,
             since: number("since")?.map(Timestamp),
             limit: limit.map_or(LIST_DEFAULT, |limit| usize::try_from(limit).unwrap_or(0).clamp(1, LIST_MAX)),
             cursor: parsed("cursor").map(Cursor),
@@ -380,9 +401,8 @@ impl ProcessRoutes {
 
     async fn sweep(&self) -> Answer {
         self.allowed(Grant::Sweep, "sweep")?;
-        let queues: Vec<QueueName> = self.shared.config.queues.keys().cloned().collect();
-        let mut sweep = self.shared.sweep.lock().await;
-        json(StatusCode::OK, &sweep.run(&*self.shared.backend, &queues, now()).await?)
+        let Shared { backend, config, worker, sweep, .. } = &*self.shared;
+        json(StatusCode::OK, &sweep.lock().await.run(&**backend, config, worker, now()).await?)
     }
 
     async fn redrive(&self, id: &str) -> Answer {
@@ -448,15 +468,29 @@ struct EnqueueOne {
     max_attempts: Option<u32>,
     idempotency_key: Option<String>,
     window_ms: Option<u64>,
+    window: Option<WindowWord>,
     ordering_key: Option<String>,
     fairness_key: Option<String>,
     concurrency_key: Option<String>,
 }
 
+/// A window that is no duration.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WindowWord {
+    UntilSettled,
+}
+
 impl EnqueueOne {
-    fn into_new_task(self, parent: Option<&Attempt>) -> NewTask {
+    fn into_new_task(self, parent: Option<&Attempt>) -> Result<NewTask, Refusal> {
+        let window = match (self.window, self.window_ms) {
+            (Some(_), Some(_)) => return Err(Refusal::bad("`window` and `window_ms` are both given: keep one")),
+            (Some(WindowWord::UntilSettled), None) => Window::UntilSettled,
+            (None, Some(ms)) => Window::For(Duration::from_millis(ms)),
+            (None, None) => Window::DEFAULT,
+        };
         let family = parent.map(|parent| (parent.won.id, parent.envelope.root.unwrap_or(parent.won.id)));
-        NewTask {
+        Ok(NewTask {
             queue: self.queue,
             type_queue: self.type_queue,
             id: self.id,
@@ -466,15 +500,22 @@ impl EnqueueOne {
             timeout: self.timeout_ms.map(Duration::from_millis),
             max_attempts: self.max_attempts,
             idempotency_key: self.idempotency_key,
-            window: self.window_ms.map_or(Window::DEFAULT, |ms| Window::For(Duration::from_millis(ms))),
+            window,
             ordering_key: self.ordering_key,
             fairness_key: self.fairness_key,
             concurrency_key: self.concurrency_key,
             parent: family,
-            trace: parent.and_then(|parent| parent.envelope.trace.clone()),
             ..NewTask::new(self.task, self.args.unwrap_or_else(rhubarb_core::envelope::null))
-        }
+        })
     }
+}
+
+/// What a child task hangs under: the span that the function names by W3C's header, or else the attempt.
+fn parent_span(request: &Request<Bytes>, parent: Option<&Attempt>) -> spans::Context {
+    let header = |name: &str| Some(request.headers().get(name)?.to_str().ok()?.to_owned());
+    let named = Trace { traceparent: header(TRACEPARENT), tracestate: header(TRACESTATE) };
+    let of_attempt = || parent.map(|parent| parent.span.context().clone()).unwrap_or_default();
+    spans::context_of(&named).unwrap_or_else(of_attempt)
 }
 
 #[derive(Serialize)]
@@ -522,6 +563,17 @@ fn body<'a, T: Deserialize<'a>>(request: &'a Request<Bytes>) -> Result<T, Refusa
 
 fn task_id(text: &str) -> Result<TaskId, Refusal> {
     text.parse().map_err(|error: rhubarb_core::ids::InvalidName| Refusal::bad(error.to_string()))
+}
+
+/// Refuses to keep what only a row could lead back to.
+fn refuse_rowless(attempt: &Attempt) -> Result<(), Refusal> {
+    let (name, track) = (&attempt.queue.name, attempt.queue.track);
+    if attempt.won.is_rowless() {
+        return Err(Refusal::bad(format!(
+            "queue {name} has track = \"{track}\" and keeps no rows, so nothing would lead the next attempt to a checkpoint: write track = \"full\" in [queues.{name}]"
+        )));
+    }
+    Ok(())
 }
 
 fn blob_key(segments: &[&str]) -> Result<BlobKey, Refusal> {

@@ -6,23 +6,33 @@
 
 use std::{
     collections::HashMap,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rhubarb_core::{
-    backend::{Backend, BlobKey, StoreError},
-    ids::QueueName,
+    backend::{Backend, BlobKey, Counts, Reach, StoreError},
+    config::Config,
+    ids::{QueueName, WorkerId},
     limits::DOORBELL_PATIENCE,
     reaper::Reaper,
     time::Timestamp,
 };
 use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{adopt::adopt, measure};
 
 /// Rows of one kind that one sweep takes at most; the rest is for the next.
 const STEP: usize = 1000;
 
 /// How often a sweep looks for doorbells that their queue will soon forget: there is a day for it.
 const OLD_DOORBELLS_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// How often a sweep looks into a queue's dead letters: a request each, and there is mostly nothing.
+const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(60);
+
+/// How often a sweep looks for parked tasks where no queue is limited.
+const PARKED_WITHOUT_LIMITS_EVERY: Duration = Duration::from_secs(60);
 
 /// What one sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -37,14 +47,21 @@ pub struct Swept {
     pub purged: u64,
     /// Records and tombstones removed.
     pub forgotten: u64,
+    /// Messages that the broker had moved aside, put into rows.
+    pub adopted: u64,
+    /// Parked tasks called because a permit was free.
+    pub called: usize,
 }
 
 /// What a sweep remembers from one run to the next.
 pub struct Sweep {
     began: Instant,
     reaper: Reaper,
+    messages: HashMap<QueueName, Counts>,
     empty_since: HashMap<QueueName, Instant>,
     looked_for_old: HashMap<QueueName, Instant>,
+    looked_for_dead: HashMap<QueueName, Instant>,
+    looked_for_parked: Option<Instant>,
 }
 
 impl Default for Sweep {
@@ -52,14 +69,17 @@ impl Default for Sweep {
         Self {
             began: Instant::now(),
             reaper: Reaper::new(),
+            messages: HashMap::new(),
             empty_since: HashMap::new(),
             looked_for_old: HashMap::new(),
+            looked_for_dead: HashMap::new(),
+            looked_for_parked: None,
         }
     }
 }
 
 impl Sweep {
-    /// Sweeps once. `now` is the wall clock. Each step is done whatever became of the others, so that one
+    /// Sweeps once, for this worker. `now` is the wall clock. Each step is done whatever became of the others, so that one
     /// queue that cannot be counted does not keep silent tasks from coming back.
     ///
     /// # Errors
@@ -69,16 +89,65 @@ impl Sweep {
     pub async fn run(
         &mut self,
         backend: &dyn Backend,
-        queues: &[QueueName],
+        config: &Config,
+        worker: &WorkerId,
         now: Timestamp,
     ) -> Result<Swept, StoreError> {
+        let queues = &config.queues.keys().cloned().collect::<Vec<_>>()[..];
         let reaped = self.reap(backend).await;
         let purged = cancel_purged(backend).await;
+        let adopted = self.adopt(backend, config, worker, now).await;
         let aged = self.find_old_doorbells(backend, queues).await;
         let lost = self.find_lost_doorbells(backend, queues).await;
+        let called = self.call_parked(backend, config).await;
         let rung = ring(backend, now).await;
         let forgotten = forget(backend).await;
-        Ok(Swept { reaped: reaped?, rung: rung?, lost: lost? + aged?, purged: purged?, forgotten: forgotten? })
+        Ok(Swept {
+            reaped: reaped?,
+            rung: rung?,
+            lost: lost? + aged?,
+            purged: purged?,
+            forgotten: forgotten?,
+            adopted: adopted?,
+            called: called?,
+        })
+    }
+
+    /// What the queues held when they were last counted.
+    #[must_use]
+    pub const fn messages(&self) -> &HashMap<QueueName, Counts> {
+        &self.messages
+    }
+
+    async fn adopt(
+        &mut self,
+        backend: &dyn Backend,
+        config: &Config,
+        worker: &WorkerId,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let mut adopted = 0;
+        for queue in config.queues.values() {
+            if self.looked_for_dead.get(&queue.name).is_some_and(|at| at.elapsed() < DEAD_LETTERS_EVERY) {
+                continue;
+            }
+            let of_queue = adopt(backend, queue, worker, now).await?;
+            measure::dead_letters(&queue.name, of_queue);
+            adopted += of_queue;
+            self.looked_for_dead.insert(queue.name.clone(), Instant::now());
+        }
+        Ok(adopted)
+    }
+
+    /// Calls parked tasks. Where no queue is limited, some may be parked still from the time when one was.
+    async fn call_parked(&mut self, backend: &dyn Backend, config: &Config) -> Result<usize, StoreError> {
+        let limited = config.queues.values().any(|queue| !queue.limits.is_none());
+        if !limited && self.looked_for_parked.is_some_and(|at| at.elapsed() < PARKED_WITHOUT_LIMITS_EVERY) {
+            return Ok(0);
+        }
+        let called = backend.call_parked(Reach::Everywhere).await?;
+        self.looked_for_parked = Some(Instant::now());
+        Ok(called)
     }
 
     async fn reap(&mut self, backend: &dyn Backend) -> Result<usize, StoreError> {
@@ -99,6 +168,7 @@ impl Sweep {
             match answer {
                 Ok(settled) => {
                     reaped += 1;
+                    measure::reaped(queue);
                     let state = settled.state;
                     tracing::warn!(task.id = %id, queue.name = %queue, "task {id} fell silent: its lease ended and it is {state} now");
                 }
@@ -130,7 +200,10 @@ impl Sweep {
         let mut lost = 0;
         for queue in queues {
             let empty = match backend.broker().counts(queue).await {
-                Ok(counts) => counts.is_empty(),
+                Ok(counts) => {
+                    self.messages.insert(queue.clone(), counts);
+                    counts.is_empty()
+                }
                 // Nothing was ever sent to it.
                 Err(StoreError::NoQueue(_)) => true,
                 Err(error) => {

@@ -16,9 +16,9 @@ use std::{
 };
 
 use rhubarb_core::{
-    backend::{Backend, ClaimPolicy, Delivery, Fate, QueueRow, StoreError, claim_deliveries},
-    config::{Config, QueueConfig, WorkerConfig},
-    ids::{MessageId, QueueName, ReceiptHandle, WorkerId, WorkerName},
+    backend::{Backend, ClaimPolicy, Delivery, Fate, QueueRow, StoreError, rowless},
+    config::{Config, QueueConfig, Track, WorkerConfig},
+    ids::{MessageId, ReceiptHandle, WorkerId, WorkerName},
     limits::SETTLE_ALLOWANCE,
     time::Timestamp,
 };
@@ -179,10 +179,9 @@ impl Feeder {
     }
 
     async fn sweep(&self) -> Result<rhubarb_host::sweep::Swept, StoreError> {
-        let queues: Vec<QueueName> = self.config.queues.keys().cloned().collect();
         let now = Timestamp::from_system(SystemTime::now());
         let shared = self.host.shared();
-        shared.sweep.lock().await.run(&*self.backend, &queues, now).await
+        shared.sweep.lock().await.run(&*self.backend, &self.config, &shared.worker, now).await
     }
 
     fn warn_of_a_short_timeout(&self, left: Duration) {
@@ -206,8 +205,8 @@ impl Feeder {
             }
             let (pending, deliveries): (Vec<Pending>, Vec<Delivery>) = round.into_iter().map(Pending::of).unzip();
             let fates = match &row {
-                Some(Some(row)) if row.paused => self.put_back(&pending, PAUSED_DELAY).await,
-                Some(_) if Instant::now() >= times.cut.tell => self.put_back(&pending, Duration::ZERO).await,
+                Some(Some(row)) if row.paused => self.put_back(deliveries, PAUSED_DELAY).await,
+                Some(_) if Instant::now() >= times.cut.tell => self.put_back(deliveries, Duration::ZERO).await,
                 Some(row) => {
                     // A store that does not answer must not keep the invocation beyond its deadline.
                     let run = self.run(row.as_ref(), deliveries, &pending, times);
@@ -248,9 +247,8 @@ impl Feeder {
     ) -> Vec<Fate> {
         self.ear.clear();
         let policy = self.policy(row);
-        let deliveries = self.backend.send_worn_anew(&policy, deliveries).await;
         let receipts: Vec<ReceiptHandle> = deliveries.iter().map(|delivery| delivery.receipt.clone()).collect();
-        let claimed = claim_deliveries(&*self.backend, &policy, &self.worker, deliveries).await;
+        let claimed = rowless::open(&*self.backend, self.queue.track, &policy, &self.worker, deliveries).await;
         let batch = self.host.open(&self.queue, claimed.taken.won).await;
         self.host.run_until(batch, times.cut).await;
         // Not written by then, it is known to nobody here; the lease ends, and the row tells.
@@ -260,8 +258,7 @@ impl Feeder {
         let fate = |pending: &Pending| match fates.get(&pending.receipt) {
             Some(Fate::Kept) => self.ear.fate(&pending.receipt),
             Some(fate) => *fate,
-            // Sent anew: the new message rings for the task.
-            None => Fate::Deleted,
+            None => Fate::Unknown,
         };
         pending.iter().map(fate).collect()
     }
@@ -275,12 +272,17 @@ impl Feeder {
             raw_task: self.queue.raw_task.clone(),
             purged_before: row.and_then(|row| row.purged_before),
             keep: (self.queue.keep, self.queue.keep_failed),
+            limits: self.queue.limits,
         }
     }
 
-    async fn put_back(&self, pending: &[Pending], delay: Duration) -> Vec<Fate> {
-        self.release(pending.iter().map(|pending| (pending.receipt.clone(), delay)).collect()).await;
-        vec![Fate::Back(delay); pending.len()]
+    async fn put_back(&self, deliveries: Vec<Delivery>, delay: Duration) -> Vec<Fate> {
+        if self.queue.track != Track::Full {
+            return rowless::put_back(&*self.backend, &self.policy(None), deliveries, delay).await;
+        }
+        let fates = vec![Fate::Back(delay); deliveries.len()];
+        self.release(deliveries.into_iter().map(|delivery| (delivery.receipt, delay)).collect()).await;
+        fates
     }
 
     /// Names what must come back, and closes the lines that it leads: whoever stands behind comes back with

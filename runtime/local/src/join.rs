@@ -211,10 +211,11 @@ impl Transaction<'_> {
 
     fn take_message(&mut self, order: &Order, message: Message, taken: &mut Taken) -> Fallible<()> {
         let delivery = self.receive_message(message, order.policy.lease)?;
-        let envelope = match Envelope::decode(&delivery.body, &delivery.message, order.policy.raw_task.as_ref()) {
+        let mut envelope = match Envelope::decode(&delivery.body, &delivery.message, order.policy.raw_task.as_ref()) {
             Ok(envelope) => envelope,
             Err(error) => return self.take_unreadable(order, &delivery, &error, taken),
         };
+        envelope.join_trace(&delivery.attributes);
         let submission = Submission::new(&envelope, order.policy.queue.clone(), Window::DEFAULT);
         let Some(mut record) = self.find_or_put(&submission, delivery.sent)? else {
             taken.idle += 1;
@@ -304,8 +305,11 @@ impl Transaction<'_> {
             return Ok(());
         };
         match receipt {
+            // The row's own doorbell takes the place of the message, which would be moved aside for being received so
+            // often. Stale means that a newer delivery exists.
             Some(receipt @ Receipt::Message { .. }) => {
-                if self.extend(receipt, delay.min(hideable))?.is_ok() {
+                if self.delete(receipt)?.is_ok() {
+                    record.bell.ring(now.after(delay.min(hideable)), now);
                     record.row.rung(settled.fence, settled.rings);
                 }
             }

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use crate::{
     backend::{
-        Blobs, Broker, Delivery, Doorbell, DueRing, Log, OutgoingMessage, Result, Rung, Schedules, Settlement,
-        Submission, Submitted, TaskDetail, Tasks, Window, WonRow, Workers,
+        BlobKey, Blobs, Broker, Delivery, Doorbell, DueRing, Log, OutgoingMessage, Reach, Result, Rung, Schedules,
+        Settlement, Submission, Submitted, TaskDetail, Tasks, Window, WonRow, Workers,
         batches::{self, Bell},
         claim_deliveries,
     },
@@ -15,9 +15,13 @@ use crate::{
     ids::{MessageId, QueueName, ReceiptHandle, TaskId, TaskName, WorkerId},
     limits::UNKNOWN_TASK_PATIENCE,
     outcome::{Failure, Outcome},
+    permit::QueueLimits,
     row::{AckMode, ClaimTerms, Settled},
     time::Timestamp,
 };
+
+/// Parked tasks of one queue or key that are called at a time.
+const CALLS_MAX: usize = 100;
 
 /// How a queue's tasks are claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub struct ClaimPolicy {
     pub purged_before: Option<Timestamp>,
     /// How long a settled record is kept: succeeded or cancelled, failed.
     pub keep: (Duration, Duration),
+    /// How many tasks of this queue may run.
+    pub limits: QueueLimits,
 }
 
 impl ClaimPolicy {
@@ -48,6 +54,7 @@ impl ClaimPolicy {
             ack: self.ack,
             max_attempts: self.max_attempts,
             purged_before: self.purged_before,
+            limits: self.limits,
         }
     }
 }
@@ -186,6 +193,22 @@ pub trait Backend: Send + Sync {
         Ok(claim_deliveries(self, policy, worker, deliveries).await.taken)
     }
 
+    /// Receives by the road that [`Self::take`] receives by, and claims nothing: for queues that keep no rows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::receive`].
+    async fn deliveries(
+        &self,
+        queue: &QueueName,
+        max: usize,
+        visibility: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Delivery>> {
+        let broker = self.broker();
+        broker.receive(queue, max.min(broker.limits().batch_max), visibility, wait).await
+    }
+
     /// Sends anew what the broker would soon move aside for having been received too often, and returns the
     /// others. For feeders that receive by other means than [`Self::take`], which does so itself. A broker
     /// that moves nothing aside returns all.
@@ -216,7 +239,19 @@ pub trait Backend: Send + Sync {
         let settlements: Vec<Settlement> = finishes.iter().map(|finish| finish.settlement.clone()).collect();
         let answers = self.tasks().settle(&settlements).await;
         batches::put_in_order(self, finishes, &answers).await;
+        // What is not called now the sweep calls.
+        let _ = self.call_parked(Reach::Returned).await;
         answers
+    }
+
+    /// Calls parked tasks for which permits are free, and rings them. Returns how many it has rung.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tasks::call_parked`].
+    async fn call_parked(&self, reach: Reach) -> Result<usize> {
+        let called = self.tasks().call_parked(reach, CALLS_MAX).await?;
+        Ok(batches::ring_called(self, &called).await)
     }
 
     /// Sends the doorbells of due rows, then notes them as rung. `now` is the caller's wall clock.
@@ -256,6 +291,22 @@ pub trait Backend: Send + Sync {
         answers
     }
 
+    /// Forgets failed tasks for good, with the blobs that they name. A blob that cannot be deleted stays behind, and
+    /// costs its bytes alone.
+    ///
+    /// # Errors
+    ///
+    /// Per item, as [`Tasks::discard`].
+    async fn discard(&self, ids: &[TaskId]) -> Vec<Result<()>> {
+        let answers = self.tasks().discard(ids).await;
+        let named = answers.iter().flatten().flatten();
+        let keys: Vec<BlobKey> = named.filter_map(|blob| BlobKey::new(blob.key.clone()).ok()).collect();
+        if !keys.is_empty() {
+            self.blobs().delete(&keys).await;
+        }
+        answers.into_iter().map(|answer| answer.map(|_| ())).collect()
+    }
+
     /// Cancels every waiting task of a queue and removes its messages. Running ones are untouched.
     ///
     /// # Errors
@@ -285,11 +336,14 @@ impl Submission {
     /// comes early is answered NotYet.
     fn doorbell(&self, now: Timestamp, broker: &dyn Broker) -> Option<(QueueName, OutgoingMessage)> {
         let delay = self.not_before.map_or(Duration::ZERO, |at| at.since(now));
-        if delay > broker.limits().delay_max * 2 {
-            return None;
-        }
+        (delay <= broker.limits().delay_max * 2).then(|| self.message(now, broker))
+    }
+
+    /// Its first message, with as much of its delay as the queue can hold.
+    pub(super) fn message(&self, now: Timestamp, broker: &dyn Broker) -> (QueueName, OutgoingMessage) {
+        let delay = self.not_before.map_or(Duration::ZERO, |at| at.since(now));
         let doorbell = Doorbell { id: self.id, rings: Doorbell::FIRST, spec: &self.spec, delay };
-        Some((self.queue.clone(), doorbell.message(&self.queue, broker)))
+        (self.queue.clone(), doorbell.message(&self.queue, broker))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     envelope::{BlobRef, Envelope},
     ids::{FencingToken, QueueName, TaskId, TaskName, WorkerId},
     outcome::{Failure, Outcome, Output},
+    permit::Refusal,
     row::{Claim, ClaimTerms, Renewed, Settled, State},
     time::{LeaseTime, Timestamp},
 };
@@ -59,6 +60,8 @@ pub struct Submission {
     pub max_attempts: Option<u32>,
     /// Makes a second one the first.
     pub key: Option<IdempotencyKey>,
+    /// The task at the root of its tree, if it is not that itself.
+    pub root: Option<TaskId>,
 }
 
 impl Submission {
@@ -81,6 +84,7 @@ impl Submission {
             expires: envelope.expires,
             max_attempts: envelope.max_attempts,
             key,
+            root: envelope.root.filter(|root| *root != envelope.id),
         }
     }
 }
@@ -168,6 +172,29 @@ pub struct Progress {
     pub message: Option<String>,
 }
 
+/// A task that had no row and has failed for good.
+#[derive(Clone, Debug)]
+pub struct Buried {
+    /// The task.
+    pub submission: Submission,
+    /// When its first message was sent.
+    pub submitted: Timestamp,
+    /// How many attempts it had.
+    pub attempt: u32,
+    /// How many it was to have.
+    pub max_attempts: u32,
+    /// Who had it last.
+    pub worker: WorkerId,
+    /// When its last attempt began.
+    pub started: Timestamp,
+    /// Why it failed.
+    pub failure: Failure,
+    /// What its last attempt printed.
+    pub log: Log,
+    /// How long its record is kept, as in [`Settlement::keep`].
+    pub keep: (Duration, Duration),
+}
+
 /// Keeps a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Renewal {
@@ -250,6 +277,24 @@ pub struct Rung {
     pub rings: u32,
 }
 
+/// Where to look for parked tasks that may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Where this process has given permits back since it was asked last: costs nothing where it has not.
+    Returned,
+    /// There, and wherever a permit is free or soon will be: for the sweep.
+    Everywhere,
+}
+
+/// A parked task that was called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Called {
+    /// Its doorbell, which must ring.
+    pub ring: DueRing,
+    /// When it may start, from now.
+    pub delay: Duration,
+}
+
 impl DueRing {
     /// What is noted once it is rung.
     #[must_use]
@@ -267,6 +312,8 @@ pub struct Filter {
     pub state: Option<State>,
     /// Of this kind.
     pub task: Option<TaskName>,
+    /// Below this root: its children, theirs, and so on, without itself.
+    pub root: Option<TaskId>,
     /// Accepted at or after this.
     pub since: Option<Timestamp>,
     /// At most this many a page; the backend may give fewer.
@@ -383,6 +430,9 @@ pub struct TaskDetail {
     pub spec: Option<Envelope>,
     /// The attempts, oldest first.
     pub attempts: Vec<AttemptRecord>,
+    /// What it waits for, where it is parked for want of a permit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
 }
 
 /// How many tasks of a queue are in a state.
@@ -396,6 +446,15 @@ pub struct StateCount {
     pub count: u64,
     /// When the oldest of them was accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Timestamp>,
+}
+
+/// What the store knows of a queue's tasks at the price of a few look-ups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Glance {
+    /// How many are in each state; empty where the store keeps no count.
+    pub states: Vec<(State, u64)>,
+    /// When the one was accepted that is queued and was queued first.
     pub oldest: Option<Timestamp>,
 }
 
@@ -456,6 +515,13 @@ pub trait Tasks: Send + Sync {
     /// Per item: the store cannot be reached.
     async fn bury_poison(&self, queue: &QueueName, poison: &[(TaskId, String, Failure)]) -> Vec<Result<()>>;
 
+    /// Puts the failed rows of tasks that had none, with their last attempt. Where a row is, it stays. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// Per item: the store cannot be reached.
+    async fn bury(&self, buried: &[Buried]) -> Vec<Result<()>>;
+
     /// Reads tasks with their history; `None` where there is none.
     ///
     /// # Errors
@@ -476,6 +542,21 @@ pub trait Tasks: Send + Sync {
     ///
     /// The store cannot be reached.
     async fn count(&self) -> Result<Vec<StateCount>>;
+
+    /// Glances at queues, however many tasks they have. The body of the trait is for stores that keep count.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn glance(&self, queues: &[QueueName]) -> Result<Vec<Glance>> {
+        let counts = self.count().await?;
+        let of_queue = |queue: &QueueName| {
+            let own = || counts.iter().filter(|count| count.queue == *queue);
+            let queued = own().find(|count| count.state == State::Queued);
+            Glance { states: own().map(|of| (of.state, of.count)).collect(), oldest: queued.and_then(|of| of.oldest) }
+        };
+        Ok(queues.iter().map(of_queue).collect())
+    }
 
     /// Returns each task's state once one of them is settled, or after `wait`.
     ///
@@ -504,6 +585,15 @@ pub trait Tasks: Send + Sync {
     ///
     /// The store cannot be reached.
     async fn due_rings(&self, limit: usize) -> Result<Vec<DueRing>>;
+
+    /// Calls parked tasks for which permits are free, those first that became available first, `limit` at most of
+    /// each queue and key ([`crate::permit`]). They are queued and unrung until their doorbells, which are returned,
+    /// have been sent and noted; the sweep rings those that are not. A store that rings by itself returns none.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached; what was not called is called by the sweep.
+    async fn call_parked(&self, reach: Reach, limit: usize) -> Result<Vec<Called>>;
 
     /// Notes that doorbells have been rung. A row that has gone on since, or that another doorbell must ring
     /// for by now, stays as it is; that is no error.
@@ -542,6 +632,15 @@ pub trait Tasks: Send + Sync {
     ///
     /// Per item: `NoTask`, or `Refused` where it is not failed.
     async fn redrive(&self, ids: &[TaskId]) -> Vec<Result<Settled>>;
+
+    /// Forgets failed tasks now, not when their time to be kept has passed: what is left of each is a tombstone,
+    /// so that no message that is still out can run it. Returns, for each, the claim checks that nothing names any
+    /// more. See [`crate::backend::Backend::discard`].
+    ///
+    /// # Errors
+    ///
+    /// Per item: `NoTask`, also where the record is forgotten already, or `Refused` where it is not failed.
+    async fn discard(&self, ids: &[TaskId]) -> Vec<Result<Vec<BlobRef>>>;
 
     /// What is kept about queues; those never mentioned have no row.
     ///

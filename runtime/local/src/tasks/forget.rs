@@ -5,9 +5,12 @@
 //! that no writer waits long.
 
 use rhubarb_core::{
+    backend::{Result, StoreError},
     envelope::{BlobRef, Envelope},
+    ids::TaskId,
     limits::TOMBSTONE_AGE,
     outcome::Output,
+    row::{Refused, State},
 };
 use rusqlite::params;
 
@@ -54,6 +57,19 @@ impl Transaction<'_> {
         Ok((count, blobs))
     }
 
+    /// Forgets one failed task before its time. Returns the blobs that nothing names any more.
+    pub(crate) fn discard(&mut self, id: TaskId) -> Fallible<Result<Vec<BlobRef>>> {
+        let Some(due) = self.due_record(id)?.filter(|due| !due.record.tombstone) else {
+            return Ok(Err(StoreError::NoTask(id)));
+        };
+        let row = &due.record.row;
+        if row.state != State::Failed {
+            return Ok(Err(Refused { state: row.state, fence: row.fence }.into()));
+        }
+        self.forget_record(due.record)?;
+        Ok(Ok(due.blobs))
+    }
+
     fn sweep_away(&self, sql: &str, until: i64, limit: i64) -> Fallible<u64> {
         let removed = self.prepare(sql)?.execute(params![until, limit])?;
         Ok(u64::try_from(removed).unwrap_or(u64::MAX))
@@ -68,25 +84,36 @@ impl Transaction<'_> {
         let mut rows = select.query(params![self.epoch().as_millis(), row_limit(limit)])?;
         let mut due = Vec::new();
         while let Some(row) = rows.next()? {
-            let record = self.decode(row)?;
-            let text = |index: usize, payload: Option<Payload>| -> Fallible<Option<String>> {
-                match (row.get(COLUMN_COUNT + index)?, payload) {
-                    (None, Some(payload)) => self.payload(record.seq, payload),
-                    (text, _) => Ok(text),
-                }
-            };
-            let checkpoint: Option<BlobRef> = text(0, None)?.as_deref().map(from_json).transpose()?;
-            let output: Option<Output> = text(1, Some(Payload::Output))?.as_deref().map(from_json).transpose()?;
-            let spec = text(2, Some(Payload::Spec))?.filter(|spec| spec.contains("\"blob\""));
-            let arguments = spec.and_then(|spec| Envelope::decode_full(&spec).ok()).and_then(|envelope| envelope.blob);
-            let output = output.and_then(|output| match output {
-                Output::Blob(blob) => Some(blob),
-                Output::Inline(_) => None,
-            });
-            let blobs = checkpoint.into_iter().chain(output).chain(arguments).collect();
-            due.push(Due { record, blobs });
+            due.push(self.with_blobs(row)?);
         }
         Ok(due)
+    }
+
+    fn due_record(&self, id: TaskId) -> Fallible<Option<Due>> {
+        let mut select =
+            self.prepare(concat!("select ", columns!(), ", checkpoint, output, spec from task where id = ?1"))?;
+        let mut rows = select.query([&id.as_bytes()[..]])?;
+        rows.next()?.map(|row| self.with_blobs(row)).transpose()
+    }
+
+    fn with_blobs(&self, row: &rusqlite::Row<'_>) -> Fallible<Due> {
+        let record = self.decode(row)?;
+        let text = |index: usize, payload: Option<Payload>| -> Fallible<Option<String>> {
+            match (row.get(COLUMN_COUNT + index)?, payload) {
+                (None, Some(payload)) => self.payload(record.seq, payload),
+                (text, _) => Ok(text),
+            }
+        };
+        let checkpoint: Option<BlobRef> = text(0, None)?.as_deref().map(from_json).transpose()?;
+        let output: Option<Output> = text(1, Some(Payload::Output))?.as_deref().map(from_json).transpose()?;
+        let spec = text(2, Some(Payload::Spec))?.filter(|spec| spec.contains("\"blob\""));
+        let arguments = spec.and_then(|spec| Envelope::decode_full(&spec).ok()).and_then(|envelope| envelope.blob);
+        let output = output.and_then(|output| match output {
+            Output::Blob(blob) => Some(blob),
+            Output::Inline(_) => None,
+        });
+        let blobs = checkpoint.into_iter().chain(output).chain(arguments).collect();
+        Ok(Due { record, blobs })
     }
 
     fn forget_record(&mut self, mut record: Record) -> Fallible<()> {

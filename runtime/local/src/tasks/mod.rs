@@ -19,7 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rhubarb_core::{
     backend::{
-        ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Page, QueueRow, Renewal, Report, Result, Rung,
+        Buried, Called, ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Page, QueueRow, Reach, Renewal, Report, Result, Rung,
         Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
     },
     envelope::BlobRef,
@@ -30,6 +30,8 @@ use rhubarb_core::{
 };
 
 pub(crate) use claim::OwnedClaim;
+pub(crate) use submit::KEEP;
+pub(crate) use sweep::row_limit;
 
 use crate::{error::Fallible, open::LocalBackend, transaction::Transaction};
 
@@ -83,6 +85,10 @@ impl Tasks for LocalBackend {
         .await
     }
 
+    async fn bury(&self, buried: &[Buried]) -> Vec<Result<()>> {
+        self.each("bury tasks", buried.to_vec(), |transaction, buried| transaction.bury(&buried).map(Ok)).await
+    }
+
     async fn read(&self, ids: &[TaskId]) -> Result<Vec<Option<TaskDetail>>> {
         let ids = ids.to_vec();
         self.inner.reads.read("read tasks", move |snapshot| ids.iter().map(|id| snapshot.detail(*id)).collect()).await
@@ -113,6 +119,17 @@ impl Tasks for LocalBackend {
         self.inner.reads.read("find due tasks", move |snapshot| snapshot.due_rings(limit)).await
     }
 
+    async fn call_parked(&self, reach: Reach, limit: usize) -> Result<Vec<Called>> {
+        // A permit that comes back calls in its own transaction: only time that has passed is looked at here.
+        let look = reach == Reach::Everywhere
+            && self.inner.reads.read("look for free permits", |snapshot| snapshot.has_due_meters()).await?;
+        if look {
+            let verb = move |transaction: &mut Transaction<'_>| transaction.call_due(limit);
+            self.inner.writer.call("call parked tasks", limit, verb).await?;
+        }
+        Ok(Vec::new())
+    }
+
     async fn rung(&self, rung: &[Rung]) -> Vec<Result<()>> {
         self.each("note rung tasks", rung.to_vec(), |transaction, rung| transaction.rung(rung).map(Ok)).await
     }
@@ -135,6 +152,10 @@ impl Tasks for LocalBackend {
 
     async fn redrive(&self, ids: &[TaskId]) -> Vec<Result<Settled>> {
         self.each("redrive tasks", ids.to_vec(), |transaction, id| transaction.redrive(id, false)).await
+    }
+
+    async fn discard(&self, ids: &[TaskId]) -> Vec<Result<Vec<BlobRef>>> {
+        self.each("discard tasks", ids.to_vec(), |transaction, id| transaction.discard(id)).await
     }
 
     async fn queues(&self) -> Result<Vec<QueueRow>> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rhubarb_core::{
     backend::{
-        ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Page, QueueRow, Renewal, Report, Result, Rung,
-        Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
+        Buried, Called, ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Page, QueueRow, Reach, Renewal, Report,
+        Result, Rung, Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
     },
     envelope::BlobRef,
     ids::{QueueName, TaskId},
@@ -90,8 +90,15 @@ impl Tasks for MemoryBackend {
         .await
     }
 
+    async fn bury(&self, buried: &[Buried]) -> Vec<Result<()>> {
+        self.each(Verb::Bury, buried.len(), |store, now, _| {
+            buried.iter().map(|buried| Ok(store.rows.bury(buried, now))).collect()
+        })
+        .await
+    }
+
     async fn read(&self, ids: &[TaskId]) -> Result<Vec<Option<TaskDetail>>> {
-        self.whole(Verb::Read, |store, _, _| Ok(ids.iter().map(|id| store.rows.read(*id)).collect())).await
+        self.whole(Verb::Read, |store, now, _| Ok(ids.iter().map(|id| store.rows.read(*id, now)).collect())).await
     }
 
     async fn list(&self, filter: &Filter) -> Result<Page<TaskRecord>> {
@@ -131,6 +138,13 @@ impl Tasks for MemoryBackend {
         self.whole(Verb::DueRings, |store, now, _| Ok(store.rows.due_rings(limit, now))).await
     }
 
+    async fn call_parked(&self, reach: Reach, limit: usize) -> Result<Vec<Called>> {
+        if reach == Reach::Returned && self.lock().rows.meters.nothing_returned() {
+            return Ok(Vec::new());
+        }
+        self.whole(Verb::CallParked, |store, now, _| Ok(store.rows.call_parked(reach, limit, now))).await
+    }
+
     async fn rung(&self, rung: &[Rung]) -> Vec<Result<()>> {
         self.each(Verb::Rung, rung.len(), |store, now, _| rung.iter().map(|rung| store.rows.rung(*rung, now)).collect())
             .await
@@ -151,6 +165,11 @@ impl Tasks for MemoryBackend {
 
     async fn redrive(&self, ids: &[TaskId]) -> Vec<Result<Settled>> {
         self.each(Verb::Redrive, ids.len(), |store, now, _| ids.iter().map(|id| store.rows.redrive(*id, now)).collect())
+            .await
+    }
+
+    async fn discard(&self, ids: &[TaskId]) -> Vec<Result<Vec<BlobRef>>> {
+        self.each(Verb::Discard, ids.len(), |store, now, _| ids.iter().map(|id| store.rows.discard(*id, now)).collect())
             .await
     }
 

@@ -5,16 +5,19 @@
 //! behind but blobs, which the bucket's lifecycle takes.
 
 use rhubarb_core::{
-    backend::Result,
+    backend::{Result, StoreError},
     envelope::{BlobRef, Envelope},
     ids::TaskId,
+    row::{Refused, State},
+    time::Timestamp,
 };
 
-use super::DynamoTasks;
+use super::{DynamoTasks, PAUSE, TRIES};
 use crate::table::{
     Expression,
     access::Query,
     attributes::{Item, from_item, s},
+    batch::pause,
     in_order,
     keys::{self, Due},
     rows::{Saved, Whole},
@@ -38,10 +41,35 @@ impl DynamoTasks {
     /// Forgets one record if its time has passed. Returns the blobs that it named.
     async fn forget_one(&self, id: TaskId) -> Result<Option<Vec<BlobRef>>> {
         let now = self.table.now().await?.epoch;
-        let Some(Whole { mut record, spec, beside, .. }) = self.table.whole(id, now).await? else { return Ok(None) };
-        if record.forget_at.is_none_or(|at| at > now) || !record.row.state.is_settled() {
+        let Some(whole) = self.table.whole(id, now).await? else { return Ok(None) };
+        if whole.record.forget_at.is_none_or(|at| at > now) || !whole.record.row.state.is_settled() {
             return Ok(None);
         }
+        self.forget_whole(whole, now).await
+    }
+
+    /// Forgets one failed task before its time. Returns the blobs that nothing names any more.
+    pub(super) async fn discard_one(&self, id: TaskId) -> Result<Vec<BlobRef>> {
+        for tried in 0..TRIES {
+            let now = self.table.now().await?.epoch;
+            let whole = self.table.whole(id, now).await?.filter(|whole| !whole.record.tombstone);
+            let whole = whole.ok_or(StoreError::NoTask(id))?;
+            let row = &whole.record.row;
+            if row.state != State::Failed {
+                return Err(Refused { state: row.state, fence: row.fence }.into());
+            }
+            if let Some(blobs) = self.forget_whole(whole, now).await? {
+                return Ok(blobs);
+            }
+            pause(PAUSE, tried).await;
+        }
+        Err(self.contended("discard a task"))
+    }
+
+    /// Forgets a record, if it is still as it was read: the row first, then what is beside it.
+    async fn forget_whole(&self, whole: Whole, now: Timestamp) -> Result<Option<Vec<BlobRef>>> {
+        let Whole { mut record, spec, beside, .. } = whole;
+        let id = record.id;
         let envelope = spec.and_then(|spec| Envelope::decode_full(&spec).ok());
         let blobs = record.blobs(envelope.as_ref());
         record.strip(beside.is_empty());

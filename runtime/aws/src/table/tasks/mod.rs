@@ -8,6 +8,7 @@ mod forget;
 mod hold;
 mod idempotency;
 mod list;
+mod permits;
 mod queues;
 mod settle;
 mod submit;
@@ -23,7 +24,7 @@ use std::{
 use async_trait::async_trait;
 use rhubarb_core::{
     backend::{
-        ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Page, QueueRow, Renewal, Report, Result, Rung,
+        Buried, Called, ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Glance, Page, QueueRow, Reach, Renewal, Report, Result, Rung,
         Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
     },
     envelope::{BlobRef, Envelope},
@@ -98,7 +99,8 @@ impl DynamoTasks {
         }
         // What a plain producer sent may be no envelope: then it was buried, and only its failure says why.
         let spec = spec.and_then(|spec| Envelope::decode_full(&spec).ok());
-        Ok(Some(TaskDetail { record: shown, spec, attempts }))
+        let refusal = self.refusal(&record, self.table.now().await?).await?;
+        Ok(Some(TaskDetail { record: shown, spec, attempts, refusal }))
     }
 }
 
@@ -128,6 +130,10 @@ impl Tasks for DynamoTasks {
         in_order(poison.iter().map(|(id, _, failure)| self.bury_one(queue, *id, failure)).collect()).await
     }
 
+    async fn bury(&self, buried: &[Buried]) -> Vec<Result<()>> {
+        in_order(buried.iter().map(|buried| self.bury_task(buried)).collect()).await
+    }
+
     async fn read(&self, ids: &[TaskId]) -> Result<Vec<Option<TaskDetail>>> {
         let now = self.table.now().await?.epoch;
         in_order(ids.iter().map(|id| self.read_one(*id, now)).collect()).await.into_iter().collect()
@@ -139,6 +145,10 @@ impl Tasks for DynamoTasks {
 
     async fn count(&self) -> Result<Vec<StateCount>> {
         self.count_all().await
+    }
+
+    async fn glance(&self, queues: &[QueueName]) -> Result<Vec<Glance>> {
+        self.glance_all(queues).await
     }
 
     async fn wait_settled(&self, ids: &[TaskId], wait: Duration) -> Result<Vec<Option<State>>> {
@@ -155,6 +165,10 @@ impl Tasks for DynamoTasks {
 
     async fn due_rings(&self, limit: usize) -> Result<Vec<DueRing>> {
         self.unrung(limit).await
+    }
+
+    async fn call_parked(&self, reach: Reach, limit: usize) -> Result<Vec<Called>> {
+        self.call_all(reach, limit).await
     }
 
     async fn rung(&self, rung: &[Rung]) -> Vec<Result<()>> {
@@ -175,6 +189,10 @@ impl Tasks for DynamoTasks {
 
     async fn redrive(&self, ids: &[TaskId]) -> Vec<Result<Settled>> {
         in_order(ids.iter().map(|id| self.redrive_one(*id)).collect()).await
+    }
+
+    async fn discard(&self, ids: &[TaskId]) -> Vec<Result<Vec<BlobRef>>> {
+        in_order(ids.iter().map(|id| self.discard_one(*id)).collect()).await
     }
 
     async fn queues(&self) -> Result<Vec<QueueRow>> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rhubarb_core::{
-    backend::{QueueRow, StoreError},
+    backend::{Filter, QueueRow, StoreError, Submitted},
     ids::{FencingToken, TaskId},
     outcome::{Failure, Outcome},
     row::{Claim, State},
@@ -18,6 +18,8 @@ pub(super) async fn exercise(case: &Case<'_>) {
     what_is_settled_or_unknown_cannot_be_cancelled(case).await;
     a_failed_task_is_redriven_with_all_its_attempts(case).await;
     only_a_failed_task_is_redriven(case).await;
+    a_discarded_task_is_forgotten_at_once_and_never_runs(case).await;
+    only_a_failed_task_is_discarded_and_only_once(case).await;
     a_message_that_cannot_be_read_gets_a_failed_row_once(case).await;
     a_queue_is_paused_and_resumed(case).await;
     a_purge_is_noted_with_its_time(case).await;
@@ -85,6 +87,47 @@ async fn only_a_failed_task_is_redriven(case: &Case<'_>) {
     for (answer, state) in answers.into_iter().zip([State::Queued, State::Running, State::Succeeded, State::Cancelled])
     {
         assert_refused(answer, state);
+    }
+}
+
+async fn a_discarded_task_is_forgotten_at_once_and_never_runs(case: &Case<'_>) {
+    let (buried, _) = case.settled(failed(None)).await;
+    assert_eq!(only(case.tasks.discard(&[buried.id]).await).unwrap(), []);
+    let all = Filter { queue: Some(buried.queue.clone()), limit: 10, ..Filter::default() };
+    let gone = async || case.tasks.list(&all).await.unwrap().items.is_empty();
+    eventually_so(case.time, "a discarded task is not listed", gone).await;
+    if let Some(tombstone) = case.find(buried.id).await {
+        assert_eq!((tombstone.record.state, tombstone.attempts.len()), (State::Failed, 0));
+        assert!(tombstone.spec.is_none() && tombstone.record.failure.is_none());
+    }
+    assert_eq!(case.claim(&buried).await.claim, Claim::Settled, "a late delivery of it is put away");
+    let again = only(case.tasks.submit(std::slice::from_ref(&buried)).await).unwrap();
+    assert_eq!(again, Submitted::Exists(State::Failed), "its id is used up");
+    let redriven = only(case.tasks.redrive(&[buried.id]).await);
+    assert!(redriven.is_err(), "there is nothing left to bring back: {redriven:?}");
+    let (reused, _) = case.settled(failed(None)).await;
+    let counted = async || case.tasks.count().await.unwrap().iter().any(|count| count.queue == reused.queue);
+    eventually_so(case.time, "a failed task is counted", counted).await;
+    only(case.tasks.discard(&[reused.id]).await).unwrap();
+    let uncounted = async || !case.tasks.count().await.unwrap().iter().any(|n| n.queue == reused.queue && n.count > 0);
+    eventually_so(case.time, "a discarded task is not counted", uncounted).await;
+}
+
+async fn only_a_failed_task_is_discarded_and_only_once(case: &Case<'_>) {
+    let queued = case.submit(&new_queue()).await;
+    let (running, _) = case.running().await;
+    let (succeeded, _) = case.settled(Outcome::Succeeded(None)).await;
+    let ids: Vec<TaskId> = [&queued, &running, &succeeded].map(|task| task.id).into();
+    for (answer, state) in
+        case.tasks.discard(&ids).await.into_iter().zip([State::Queued, State::Running, State::Succeeded])
+    {
+        assert_refused(answer, state);
+    }
+    let (buried, _) = case.settled(failed(None)).await;
+    only(case.tasks.discard(&[buried.id]).await).unwrap();
+    for id in [buried.id, TaskId::mint()] {
+        let answer = only(case.tasks.discard(&[id]).await);
+        assert!(matches!(answer, Err(StoreError::NoTask(named)) if named == id), "{answer:?}");
     }
 }
 
