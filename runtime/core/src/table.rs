@@ -42,9 +42,12 @@ pub const BY_QUEUE: Index = Index {
     sort: "submitted",
     purpose: "tasks of a queue in any state, by time",
 };
+/// Tasks below a root, by the time they were accepted. Only those that a task has enqueued stand in it.
+pub const BY_ROOT: Index =
+    Index { name: "by_root", partition: "root_shard", sort: "submitted", purpose: "tasks below a root, by time" };
 
 /// Every index of the table.
-pub const INDEXES: [Index; 3] = [DUE, BY_STATE, BY_QUEUE];
+pub const INDEXES: [Index; 4] = [DUE, BY_STATE, BY_QUEUE, BY_ROOT];
 
 /// Into how many partitions each value of an index is spread, by a hash of the task's id.
 ///

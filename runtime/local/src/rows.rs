@@ -11,6 +11,7 @@ use rusqlite::params;
 use crate::{
     error::Fallible,
     names::NameNo,
+    permits::permit_of,
     record::{HELD, KEYED, NUMBERS, Reading, Record, columns, ms},
     schema::NEVER,
     texts::{IN_ROW_BYTES_MAX, Payload, stands_in_row, to_json},
@@ -79,7 +80,8 @@ impl Extent {
 }
 
 const INSERT: &str = "insert into task(id, task, queue, submitted, state, max_attempts, flags, queued_at, not_before, \
-    expires, ring_at, bell_at, bell_sent, spec) values(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
+    expires, ring_at, bell_at, bell_sent, spec, root) \
+    values(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) \
     on conflict(id) do nothing";
 
 /// Rows of one [`Transaction::insert_many`].
@@ -131,7 +133,14 @@ impl Transaction<'_> {
 
     /// Reads a row of a select that begins with [`columns!`].
     pub(crate) fn decode(&self, row: &rusqlite::Row<'_>) -> Fallible<Record> {
-        Record::decode(row, &Reading { boot: Some(self.boot), name: &|number| self.name(number) })
+        Record::decode(
+            row,
+            &Reading {
+                boot: Some(self.boot),
+                name: &|number| self.name(number),
+                permit: &|seq| permit_of(self.connection, seq),
+            },
+        )
     }
 
     /// Puts a row where none is, without an envelope if that is empty; returns whether it did. `bell_at` is when its doorbell may be received.
@@ -156,6 +165,7 @@ impl Transaction<'_> {
             bell,
             row.queued_at.as_millis(),
             in_row.then_some(&submission.spec),
+            submission.root.as_ref().map(|root| &root.as_bytes()[..]),
         ])?;
         if put == 0 {
             return Ok(false);
@@ -206,8 +216,7 @@ impl Transaction<'_> {
         if let Some(usual) = extent.usual() {
             self.lay_back(usual, save);
         }
-        self.note_change(record);
-        Ok(())
+        self.note_change(record)
     }
 
     /// Writes a changed row, and what the task gave.
@@ -227,8 +236,7 @@ impl Transaction<'_> {
         bind(&mut save, Extent::Settlement, &numbers)?;
         save.raw_bind_parameter(NUMBERS + 1, text)?;
         save.raw_execute()?;
-        self.note_change(record);
-        Ok(())
+        self.note_change(record)
     }
 
     /// Writes the success of a remembered row. Returns false, and has written nothing, where the row has
@@ -244,12 +252,13 @@ impl Transaction<'_> {
         let written = save.raw_execute()? == 1;
         self.lay_back(Usual::Succeed, save);
         if written {
-            self.note_change(record);
+            self.note_change(record)?;
         }
         Ok(written)
     }
 
-    fn note_change(&mut self, record: &mut Record) {
+    fn note_change(&mut self, record: &mut Record) -> Fallible<()> {
+        self.save_permit(record)?;
         let (state, now) = (record.was.row.state, record.row.state);
         if state != now {
             self.count(record.queue, state, -1);
@@ -262,6 +271,7 @@ impl Transaction<'_> {
             self.ring(record.queue);
         }
         record.remember();
+        Ok(())
     }
 }
 

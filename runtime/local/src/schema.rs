@@ -20,7 +20,7 @@ pub(crate) const NEVER: i64 = i64::MAX;
 const APPLICATION: i32 = 0x5248_5542;
 
 /// The steps, oldest first; version n is what the first n steps make.
-const MIGRATIONS: &[&str] = &[V1, V2, V3];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
 
 const V1: &str = "
 create table store(only integer primary key check (only = 1), id blob not null);
@@ -158,6 +158,30 @@ alter table task add column rung_at integer;
 const V3: &str = "
 create table schedule_revision(only integer primary key check (only = 1), n integer not null);
 insert into schedule_revision(only, n) values(1, 0);
+";
+
+/// A task that another has enqueued is found by the root of their tree.
+const V4: &str = "
+alter table task add column root blob;
+create index task_root on task(root) where root is not null;
+
+create table permit(
+    seq integer primary key,
+    queue integer not null,
+    permit text not null,
+    line text,
+    since integer not null
+);
+create index permit_line on permit(queue, line, since, seq) where line is not null;
+
+create table meter(
+    queue integer not null,
+    line text not null,
+    meter text not null,
+    look_at integer,
+    primary key (queue, line)
+) without rowid;
+create index meter_look on meter(look_at) where look_at is not null;
 ";
 
 /// What the file says about itself.

@@ -9,10 +9,11 @@ use rhubarb::{
     client::{ENQUEUE_WINDOW, WaitReason},
     core::{
         backend::{
-            Backend, ClaimPolicy, Filter, Finish, Log, Progress, Report, Settlement, Take, Won, WorkerRecord,
-            WorkerState,
+            Backend, ClaimPolicy, Filter, Finish, Log, Progress, Report, Settlement, Submission, Take, Window, Won,
+            WorkerRecord, WorkerState,
         },
         config::{Config, NoVars, Overrides},
+        envelope::{Envelope, null},
         ids::{QueueName, TaskName, WorkerId},
         outcome::{Failure, Outcome, Output},
         row::{AckMode, State},
@@ -130,6 +131,7 @@ fn policy(name: &str) -> ClaimPolicy {
         raw_task: None,
         purged_before: None,
         keep: (Duration::from_secs(60), Duration::from_secs(60)),
+        limits: rhubarb_core::permit::QueueLimits::NONE,
     }
 }
 
@@ -391,4 +393,34 @@ async fn tasks_are_listed_by_page() {
         }
     }
     assert_eq!(seen, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tree_is_read_from_any_of_its_tasks() {
+    let shop = Shop::open().await;
+    let root = shop.client.enqueue(Work { n: 0 }).await.unwrap().id();
+    let child_of = async |parent| {
+        let envelope = Envelope {
+            root: Some(root),
+            parent: Some(parent),
+            ..Envelope::new(TaskId::mint(), TaskName::new(Work::NAME).unwrap(), null())
+        };
+        let submission = Submission::new(&envelope, queue("high"), Window::DEFAULT);
+        shop.client.backend().tasks().submit(&[submission]).await.remove(0).unwrap();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        envelope.id
+    };
+    let first = child_of(root).await;
+    let below_first = child_of(first).await;
+    let second = child_of(root).await;
+    let places = async |id, limit| {
+        let tree = shop.client.tree(id, limit).await.unwrap();
+        (tree.tasks.iter().map(|task| (task.depth, task.task.record.id)).collect::<Vec<_>>(), tree.cut)
+    };
+    assert_eq!(places(root, 10).await, (vec![(0, root), (1, first), (2, below_first), (1, second)], false));
+    assert_eq!(places(first, 10).await, (vec![(0, first), (1, below_first)], false));
+    assert_eq!(places(root, 4).await.0.len(), 4);
+    let (cut, is_cut) = places(root, 2).await;
+    assert_eq!((cut, is_cut), (vec![(0, root), (1, second)], true));
+    assert_eq!(places(root, 1).await, (vec![(0, root)], true));
 }

@@ -6,6 +6,8 @@
 //! | | `a#<fence>` | an attempt: how it ended, and what it printed |
 //! | | `s#<name>#<part>` | the envelope, where it does not fit the row, in parts |
 //! | `K#<task>#<key>` | `key` | an idempotency key |
+//! | `M#<queue>` | `meter` | how many tasks of the queue run, are parked and called |
+//! | `M#<queue>#<key>` | `meter` | the same of one concurrency key |
 //! | `QUEUES` | the queue | paused or not, and when it was purged |
 //! | `WORKERS` | the worker | its last heartbeat |
 //! | `ROLES` | the role | who has it |
@@ -20,12 +22,17 @@ use rhubarb_core::{
     table::{PARTITION, SHARDS, SORT},
 };
 
-use super::attributes::{Item, s, text};
+use super::{
+    attributes::{Item, s, text},
+    permits::MeterName,
+};
 
 /// The sort key of a task's row.
 pub(crate) const ROW: &str = "row";
 /// What the sort keys of attempts begin with.
 pub(crate) const ATTEMPT: &str = "a#";
+/// The sort key of a meter.
+const METER: &str = "meter";
 /// The sort key of an idempotency key.
 pub(crate) const KEY: &str = "key";
 /// The partition of what is kept about queues.
@@ -50,6 +57,8 @@ pub(crate) enum Due {
     Ring,
     /// Its record's time to be kept has passed.
     Keep,
+    /// A parked task may be called: a meter, not a task.
+    Meter,
 }
 
 impl Due {
@@ -59,9 +68,41 @@ impl Due {
             Self::Lease => "lease",
             Self::Ring => "ring",
             Self::Keep => "keep",
+            Self::Meter => "meter",
         };
         format!("{word}#{shard}")
     }
+}
+
+/// The key of a meter.
+pub(crate) fn meter(name: &MeterName) -> Item {
+    of(meter_partition(name), METER)
+}
+
+fn meter_partition((queue, key): &MeterName) -> String {
+    match key {
+        Some(key) => format!("M#{queue}#{key}"),
+        None => format!("M#{queue}"),
+    }
+}
+
+/// The meter of a partition. The name of a queue has no `#`.
+pub(crate) fn meter_name(partition: &str) -> Option<MeterName> {
+    let name = partition.strip_prefix("M#")?;
+    match name.split_once('#') {
+        Some((queue, key)) => Some((QueueName::new(queue).ok()?, Some(key.to_owned()))),
+        None => Some((QueueName::new(name).ok()?, None)),
+    }
+}
+
+/// The shard of a meter.
+pub(crate) fn meter_shard(name: &MeterName) -> u8 {
+    spread(meter_partition(name).as_bytes())
+}
+
+/// Where the parked tasks of a queue or key stand in the index of what is due.
+pub(crate) fn line(name: &MeterName) -> String {
+    format!("parked#{}", meter_partition(name))
 }
 
 /// The partition of a task.
@@ -107,8 +148,11 @@ pub(crate) fn key_of(item: &Item) -> Item {
 
 /// The shard of a task: FNV-1a over its id, so that ids of any kind spread evenly.
 pub(crate) fn shard(id: TaskId) -> u8 {
-    let hash = id
-        .as_bytes()
+    spread(id.as_bytes())
+}
+
+fn spread(bytes: &[u8]) -> u8 {
+    let hash = bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     // The low bits of this hash are its weakest.
@@ -123,6 +167,11 @@ pub(crate) fn state_shard(queue: &QueueName, state: State, shard: u8) -> String 
 /// The partition of tasks of a queue.
 pub(crate) fn queue_shard(queue: &QueueName, shard: u8) -> String {
     format!("{queue}#{shard}")
+}
+
+/// The partition of the tasks below a root.
+pub(crate) fn root_shard(root: TaskId, shard: u8) -> String {
+    format!("{root}#{shard}")
 }
 
 #[cfg(test)]

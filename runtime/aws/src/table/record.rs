@@ -13,8 +13,9 @@ use rhubarb_core::{
     ids::{FencingToken, QueueName, TaskId, TaskName, WorkerId},
     limits::{KEEP_DEFAULT, KEEP_FAILED_DEFAULT, TOMBSTONE_AGE},
     outcome::{Failure, Output},
+    permit::Permit,
     row::{AckMode, Hold, Row, State},
-    table::{BY_QUEUE, BY_STATE, DUE, TTL},
+    table::{BY_QUEUE, BY_ROOT, BY_STATE, DUE, TTL},
     time::{LeaseTime, Now, Timestamp, millis},
 };
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     attributes::{Item, damaged, from_item, size, to_item},
     keys::{self, Due},
+    permits::{SeenGate, name_of},
 };
 
 /// What is kept about a task that was not settled by a holder.
@@ -80,6 +82,8 @@ pub(crate) struct Record {
     pub(crate) id: TaskId,
     pub(crate) task: TaskName,
     pub(crate) queue: QueueName,
+    /// The task at the root of its tree, if it is not that itself.
+    pub(crate) root: Option<TaskId>,
     pub(crate) submitted: Timestamp,
     pub(crate) row: Row,
     pub(crate) last: Option<Last>,
@@ -104,6 +108,10 @@ pub(crate) struct Record {
     pub(crate) mark: u64,
     /// The item that it was read from.
     pub(crate) stored: Item,
+    /// Its permit in that item.
+    pub(crate) was_permit: Option<Box<Permit>>,
+    /// The meters that its change was decided by, and what they become.
+    pub(crate) gate: Option<Box<SeenGate>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -146,6 +154,8 @@ struct Fields {
     #[serde(default, skip_serializing_if = "is_default")]
     redriven: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    permit: Option<Permit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     hold: Option<StoredHold>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<Last>,
@@ -182,6 +192,10 @@ struct Fields {
     state_shard: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     queue_shard: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root: Option<TaskId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root_shard: Option<String>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -191,7 +205,8 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 impl Record {
     /// The record of a task that is accepted now. Where its envelope goes is not decided yet.
     pub(crate) fn new(submission: &Submission, row: Row) -> Self {
-        Self::of(submission.id, submission.task.clone(), submission.queue.clone(), row)
+        let record = Self::of(submission.id, submission.task.clone(), submission.queue.clone(), row);
+        Self { root: submission.root, ..record }
     }
 
     /// A record without an envelope.
@@ -200,6 +215,7 @@ impl Record {
             id,
             task,
             queue,
+            root: None,
             submitted: row.queued_at,
             row,
             last: None,
@@ -217,6 +233,8 @@ impl Record {
             lease_due: None,
             mark: 0,
             stored: Item::new(),
+            was_permit: None,
+            gate: None,
         }
     }
 
@@ -251,6 +269,7 @@ impl Record {
             interruptions: fields.interruptions,
             snoozes: fields.snoozes,
             redriven: fields.redriven,
+            permit: fields.permit.map(Box::new),
         };
         let spec = match (fields.spec, fields.spec_parts) {
             (Some(spec), _) => Spec::Inline(spec),
@@ -262,8 +281,11 @@ impl Record {
             id,
             task: fields.task,
             queue: fields.queue,
+            root: fields.root,
             submitted: fields.submitted,
             lease_due: fields.due_at.filter(|_| row.state == State::Running),
+            was_permit: row.permit.clone(),
+            gate: None,
             row,
             last: fields.last,
             settled: fields.settled,
@@ -286,6 +308,10 @@ impl Record {
     pub(crate) fn encode(&self) -> Result<Item> {
         let shard = keys::shard(self.id);
         let due = self.due();
+        let (due_shard, due_at) = self.line().map_or_else(
+            || (due.map(|(why, _)| why.shard(shard)), due.map(|(_, at)| at)),
+            |line| (Some(line), Some(self.row.queued_at)),
+        );
         let listed = !self.tombstone;
         let row = self.row.clone();
         let hold = |hold: Hold| StoredHold { until: hold.until.0, lease_ms: millis(hold.lease), ack: hold.ack };
@@ -315,6 +341,7 @@ impl Record {
             interruptions: row.interruptions,
             snoozes: row.snoozes,
             redriven: row.redriven,
+            permit: row.permit.map(|permit| *permit),
             hold: row.hold.map(hold),
             last: self.last.clone(),
             settled: self.settled,
@@ -329,14 +356,23 @@ impl Record {
             checkpoint: self.checkpoint.clone(),
             tombstone: self.tombstone,
             ttl: self.ttl,
-            due_shard: due.map(|(why, _)| why.shard(shard)),
-            due_at: due.map(|(_, at)| at),
+            due_shard,
+            due_at,
             state_shard: listed.then(|| keys::state_shard(&self.queue, row.state, shard)),
             queue_shard: listed.then(|| keys::queue_shard(&self.queue, shard)),
+            root: self.root,
+            root_shard: self.root.filter(|_| listed).map(|root| keys::root_shard(root, shard)),
         };
         let mut item = to_item(&fields)?;
         item.extend(keys::of(keys::task(self.id), keys::ROW));
         Ok(item)
+    }
+
+    /// The line of parked tasks that it stands in, within that same index.
+    fn line(&self) -> Option<String> {
+        let permit = self.row.permit.as_deref()?;
+        let scope = permit.parked_for()?;
+        Some(keys::line(&name_of(&self.queue, scope, permit.key.as_deref())))
     }
 
     /// Where it stands in the index of what is due: at one place at most.
@@ -542,6 +578,7 @@ const _: () = {
     assert!(same(DUE.partition, "due_shard") && same(DUE.sort, "due_at"));
     assert!(same(BY_STATE.partition, "state_shard") && same(BY_STATE.sort, "submitted"));
     assert!(same(BY_QUEUE.partition, "queue_shard") && same(BY_QUEUE.sort, "submitted"));
+    assert!(same(BY_ROOT.partition, "root_shard") && same(BY_ROOT.sort, "submitted"));
     assert!(same(TTL, "ttl"));
 };
 
@@ -589,8 +626,14 @@ mod tests {
     fn claimed() -> Record {
         let mut record = record();
         let worker = WorkerId::new("training-1").unwrap();
-        let terms =
-            ClaimTerms { worker: &worker, lease: LEASE, ack: AckMode::Lease, max_attempts: 3, purged_before: None };
+        let terms = ClaimTerms {
+            worker: &worker,
+            lease: LEASE,
+            ack: AckMode::Lease,
+            max_attempts: 3,
+            purged_before: None,
+            limits: rhubarb_core::permit::QueueLimits::NONE,
+        };
         assert_eq!(record.row.claim(&terms, NOW), Claim::Won);
         record.begin(&worker, NOW.epoch);
         record
@@ -650,6 +693,7 @@ mod tests {
         assert_eq!(due(&record), None);
         let item = record.encode().unwrap();
         assert!(text(&item, BY_STATE.partition).is_none() && text(&item, BY_QUEUE.partition).is_none());
+        assert!(text(&item, BY_ROOT.partition).is_none());
         assert!(number(&item, TTL).is_some());
     }
 
@@ -695,8 +739,14 @@ mod tests {
         record.fail(failure.clone());
         assert_eq!(record.last_attempt().unwrap().failure, Some(failure));
         let worker = WorkerId::new("training-2").unwrap();
-        let terms =
-            ClaimTerms { worker: &worker, lease: LEASE, ack: AckMode::Lease, max_attempts: 3, purged_before: None };
+        let terms = ClaimTerms {
+            worker: &worker,
+            lease: LEASE,
+            ack: AckMode::Lease,
+            max_attempts: 3,
+            purged_before: None,
+            limits: rhubarb_core::permit::QueueLimits::NONE,
+        };
         assert_eq!(record.row.claim(&terms, NOW), Claim::Won);
         record.begin(&worker, NOW.epoch);
         assert_eq!(record.failure_of, Some(FencingToken(1)));

@@ -3,7 +3,7 @@
 use clap::Args;
 use rhubarb_core::{
     backend::{Filter, TaskRecord},
-    ids::{QueueName, TaskName},
+    ids::{QueueName, TaskId, TaskName},
     row::State,
     time::Timestamp,
 };
@@ -28,6 +28,9 @@ pub(crate) struct Tasks {
     /// Of this kind
     #[arg(long)]
     task: Option<TaskName>,
+    /// Below this root: what it enqueued, what those did, and so on
+    #[arg(long, value_name = "ID")]
+    root: Option<TaskId>,
     /// Accepted since then: a time, or a duration back from now
     #[arg(long, value_name = "WHEN", value_parser = Moment::read)]
     since: Option<Moment>,
@@ -55,6 +58,7 @@ impl Tasks {
             queue: self.queue,
             state: self.state,
             task: self.task,
+            root: self.root,
             since: self.since.map(|since| since.back(now)),
             limit: left.min(PAGE),
             cursor: None,

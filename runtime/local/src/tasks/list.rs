@@ -1,13 +1,14 @@
 //! Listing tasks, the newest first, in pages that cost little however many rows there are.
 //!
-//! States that few rows are in have an index of their own; running rows are found by their leases; for
-//! the rest the rows are walked from the newest, at most [`LOOKED_AT_MAX`] a page, so that a page may be
+//! States that few rows are in have an index of their own; running rows are found by their leases, a tree's by
+//! its root; for the rest the rows are walked from the newest, at most [`LOOKED_AT_MAX`] a page, so that a page may be
 //! short, or empty, and still name where the next one begins.
 
 use std::collections::BinaryHeap;
 
 use rhubarb_core::{
     backend::{Cursor, Filter, Page, Result, TaskRecord},
+    ids::TaskId,
     row::State,
 };
 use rusqlite::params;
@@ -25,6 +26,7 @@ struct Wanted {
     queue: Option<NameNo>,
     state: Option<State>,
     task: Option<NameNo>,
+    root: Option<TaskId>,
     since: i64,
     limit: usize,
     /// Only rows with a lower number.
@@ -73,11 +75,13 @@ impl Snapshot<'_> {
             queue,
             state: filter.state,
             task,
+            root: filter.root,
             since: filter.since.map_or(i64::MIN, |since| since.as_millis()),
             limit: filter.limit.clamp(1, PAGE_MAX),
             below,
         };
         let collected = match wanted.state {
+            _ if wanted.root.is_some() => self.walk(&wanted)?,
             Some(State::Running) => self.running(&wanted)?,
             Some(
                 state @ (State::Scheduled
@@ -101,9 +105,17 @@ impl Snapshot<'_> {
             shown_columns!(),
             " from task indexed by task_queue where queue = ?2 and seq < ?1 order by seq desc"
         );
-        match wanted.queue {
-            None => self.collect(&mut collected, wanted, all, &[&wanted.below])?,
-            Some(queue) => self.collect(&mut collected, wanted, of_queue, &[&wanted.below, &queue])?,
+        let below_root = concat!(
+            "select ",
+            shown_columns!(),
+            " from task indexed by task_root where root = ?2 and seq < ?1 order by seq desc"
+        );
+        match (wanted.root, wanted.queue) {
+            (Some(root), _) => {
+                self.collect(&mut collected, wanted, below_root, &[&wanted.below, &&root.as_bytes()[..]])?;
+            }
+            (None, None) => self.collect(&mut collected, wanted, all, &[&wanted.below])?,
+            (None, Some(queue)) => self.collect(&mut collected, wanted, of_queue, &[&wanted.below, &queue])?,
         }
         Ok(collected)
     }

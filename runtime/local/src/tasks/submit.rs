@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use rhubarb_core::{
-    backend::{Result, StoreError, Submission, Submitted},
+    backend::{Buried, Result, StoreError, Submission, Submitted},
     ids::QueueName,
     limits::{KEEP_DEFAULT, KEEP_FAILED_DEFAULT, Limits},
     outcome::Failure,
@@ -14,6 +14,7 @@ use rhubarb_core::{
 use crate::{
     error::Fallible,
     open::{Inner, LocalBackend},
+    record::{Ending, Last},
     rows::{MANY, NewTask},
     texts::stands_in_row,
     transaction::Transaction,
@@ -33,6 +34,11 @@ fn check(limits: &Limits, submission: &Submission) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Fits the statement that puts many rows at once.
+fn is_ordinary(submission: &Submission) -> bool {
+    submission.key.is_none() && submission.root.is_none() && stands_in_row(&submission.spec)
 }
 
 impl LocalBackend {
@@ -58,7 +64,7 @@ impl Transaction<'_> {
         let mut run: Vec<Submission> = Vec::with_capacity(MANY);
         for item in items {
             match item {
-                Ok(submission) if submission.key.is_none() && stands_in_row(&submission.spec) => {
+                Ok(submission) if is_ordinary(&submission) => {
                     run.push(submission);
                     if run.len() == MANY {
                         self.submit_run(&run, ring, &mut answers)?;
@@ -146,6 +152,26 @@ impl Transaction<'_> {
         Ok(Ok(Submitted::Exists(state)))
     }
 
+    /// Puts the failed row of a task that had none; where a row is, it stays.
+    pub(crate) fn bury(&mut self, buried: &Buried) -> Fallible<()> {
+        let Buried { submission, submitted, attempt, max_attempts, worker, started, failure, log, keep } = buried;
+        let row = Row::buried(*attempt, *max_attempts, *submitted);
+        if !self.insert(submission, &row, None)? {
+            return Ok(());
+        }
+        let Some(mut record) = self.find(submission.id)? else { return Ok(()) };
+        let (fence, worker, now) = (row.fence, self.number(worker.as_str())?, self.epoch());
+        let (ended, ending) = (Some(now), Some(Ending::Failed as i64));
+        record.last = Some(Last { fence, attempt: *attempt, worker, started: *started, ended, ending });
+        record.row = row;
+        record.close(now, *keep);
+        self.save(&mut record)?;
+        self.put_failure(record.seq, Some(failure))?;
+        self.put_log(record.seq, log)?;
+        self.note_settled();
+        Ok(())
+    }
+
     /// Puts a failed row for a message that cannot be read; where a row is, it stays.
     pub(crate) fn bury_poison(
         &mut self,
@@ -163,6 +189,7 @@ impl Transaction<'_> {
             expires: None,
             max_attempts: None,
             key: None,
+            root: None,
         };
         let row = Row::poisoned(self.epoch());
         if self.insert(&submission, &row, None)?

@@ -3,6 +3,7 @@
 //! A client is a backend and a configuration; it keeps nothing of its own. What `enqueue` has returned,
 //! the backend has.
 
+mod dead;
 mod enqueue;
 mod error;
 mod handle;
@@ -10,6 +11,7 @@ mod handle;
 mod open;
 mod queues;
 mod schedules;
+mod tree;
 mod waiting;
 
 use std::{
@@ -24,13 +26,14 @@ use futures::{
     stream::{self, BoxStream},
 };
 use rhubarb_core::{
-    backend::{AttemptRecord, Backend, Filter, Heard, Page, Progress, TaskDetail, TaskRecord},
-    config::Config,
+    backend::{AttemptRecord, Backend, Filter, Heard, Page, Progress, StoreError, TaskDetail, TaskRecord},
+    config::{Config, Track},
     ids::{TaskId, TaskName},
     outcome::{Failure, Output},
     row::State,
     time::Timestamp,
 };
+use rhubarb_telemetry::queues::Queues;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -38,11 +41,13 @@ use tokio::time::Instant;
 #[cfg(any(feature = "local", feature = "aws"))]
 pub use self::open::OpenError;
 pub use self::{
+    dead::{Changed, DeadFilter},
     enqueue::{ENQUEUE_WINDOW, ToBackend},
     error::{ClientError, OutputError},
     handle::Handle,
     queues::QueueStatus,
     schedules::ScheduleStatus,
+    tree::{Tree, TreeTask},
     waiting::WaitReason,
 };
 use crate::{
@@ -61,6 +66,7 @@ const PROGRESS_STEP: Duration = Duration::from_millis(200);
 pub struct Client {
     backend: Arc<dyn Backend>,
     config: Arc<Config>,
+    queues: Arc<Queues>,
     clock: fn() -> Timestamp,
 }
 
@@ -85,13 +91,14 @@ pub struct Update {
 impl Client {
     /// A client of this backend, with this configuration.
     #[must_use]
-    pub const fn new(backend: Arc<dyn Backend>, config: Arc<Config>) -> Self {
-        Self { backend, config, clock: || Timestamp::from_system(SystemTime::now()) }
+    pub fn new(backend: Arc<dyn Backend>, config: Arc<Config>) -> Self {
+        let queues = Arc::new(Queues::of(&config));
+        Self { backend, config, queues, clock: || Timestamp::from_system(SystemTime::now()) }
     }
 
     /// Counts delays from another clock than the system's: for tests that move their time.
     #[must_use]
-    pub const fn with_clock(mut self, clock: fn() -> Timestamp) -> Self {
+    pub fn with_clock(mut self, clock: fn() -> Timestamp) -> Self {
         self.clock = clock;
         self
     }
@@ -180,7 +187,7 @@ impl Client {
 
     async fn settled_within(&self, id: TaskId, wait: Duration) -> Result<State, ClientError> {
         let states = self.backend.tasks().wait_settled(&[id], wait).await?;
-        states.into_iter().next().flatten().ok_or(ClientError::NoTask(id))
+        states.into_iter().next().flatten().ok_or_else(|| self.no_task(id))
     }
 
     /// Reads what a task gave, as often as wanted; a task that gave nothing gives `null`. Does not wait.
@@ -249,7 +256,17 @@ impl Client {
     /// `NoTask`, or the backend is not reachable.
     pub async fn task(&self, id: TaskId) -> Result<TaskDetail, ClientError> {
         let found = self.backend.tasks().read(&[id]).await?;
-        found.into_iter().next().flatten().ok_or(ClientError::NoTask(id))
+        found.into_iter().next().flatten().ok_or_else(|| self.no_task(id))
+    }
+
+    /// Why a task is not found.
+    fn no_task(&self, id: TaskId) -> ClientError {
+        let rowless = self.config.queues.values().filter(|queue| queue.track != Track::Full);
+        let queues: Vec<&str> = rowless.map(|queue| queue.name.as_str()).collect();
+        if queues.is_empty() {
+            return ClientError::NoTask(id);
+        }
+        ClientError::NoRow { id, queues: queues.join(", ") }
     }
 
     /// Lists a page of tasks, the newest first; [`Page::next`] is the next page's cursor.
@@ -273,10 +290,15 @@ impl Client {
     /// Cancels tasks, or asks their holders to stop: where each stands then.
     pub async fn cancel(&self, ids: &[TaskId]) -> Vec<Result<State, ClientError>> {
         let states = self.backend.tasks().cancel(ids).await;
-        states.into_iter().map(|state| state.map_err(Into::into)).collect()
+        let missing = |error| match error {
+            StoreError::NoTask(id) => self.no_task(id),
+            error => error.into(),
+        };
+        states.into_iter().map(|state| state.map_err(missing)).collect()
     }
 
-    /// Brings failed tasks back: where each stands then.
+    /// Brings failed tasks back, the only road there is: same id, attempts from 1, both runs in the history. Where each
+    /// stands then. See [`Self::redrive_dead`] for all that fit a filter.
     pub async fn redrive(&self, ids: &[TaskId]) -> Vec<Result<State, ClientError>> {
         let settled = self.backend.redrive(ids).await;
         settled.into_iter().map(|settled| Ok(settled?.state)).collect()

@@ -376,7 +376,7 @@ fn detail(body: &[u8]) -> Result<TaskDetail, serde_json::Error> {
     }
     let record: TaskRecord = serde_json::from_slice(body)?;
     let Beside { spec, attempts } = serde_json::from_slice(body)?;
-    Ok(TaskDetail { record, spec, attempts })
+    Ok(TaskDetail { record, spec, attempts, refusal: None })
 }
 
 fn query(filter: &Filter) -> String {
@@ -392,6 +392,7 @@ fn query(filter: &Filter) -> String {
     add("queue", filter.queue.as_ref().map(ToString::to_string));
     add("state", filter.state.map(|state| state.to_string()));
     add("task", filter.task.as_ref().map(ToString::to_string));
+    add("root", filter.root.map(|root| root.to_string()));
     add("since", filter.since.map(|since| since.as_millis().to_string()));
     add("limit", (filter.limit > 0).then(|| filter.limit.to_string()));
     add("cursor", filter.cursor.as_ref().map(|cursor| cursor.0.clone()));

@@ -130,6 +130,8 @@ impl Things {
             wants("queue", task.queue.as_str())
                 && wants("state", task.state.as_str())
                 && wants("task", task.task.as_str())
+                // No task here has a root.
+                && value(query, "root").is_none()
                 && since.is_none_or(|since| task.submitted >= since)
         });
         let mut items: Vec<TaskRecord> = wanted.skip(start).take(limit + 1).cloned().collect();

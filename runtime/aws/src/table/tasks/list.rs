@@ -7,7 +7,7 @@
 use rhubarb_core::{
     backend::{Cursor, Filter, Page, Result, StoreError, TaskRecord},
     ids::TaskId,
-    table::{BY_QUEUE, BY_STATE, SHARDS},
+    table::{BY_QUEUE, BY_ROOT, BY_STATE, Index, SHARDS},
     time::Timestamp,
 };
 
@@ -59,6 +59,9 @@ impl DynamoTasks {
 
     /// The partitions of the index that hold what is asked for.
     async fn partitions(&self, filter: &Filter) -> Result<Vec<String>> {
+        if let Some(root) = filter.root {
+            return Ok((0..SHARDS).map(|shard| keys::root_shard(root, shard)).collect());
+        }
         let queues = match &filter.queue {
             Some(queue) => vec![queue.clone()],
             None => self.queue_rows().await?.into_iter().map(|row| row.queue).collect(),
@@ -80,7 +83,7 @@ impl DynamoTasks {
     ) -> Result<Vec<Place>> {
         let since = filter.since.unwrap_or(Timestamp(0)).as_millis();
         let until = after.map_or(i64::MAX, |(at, _)| at.as_millis());
-        let index = if filter.state.is_some() { BY_STATE } else { BY_QUEUE };
+        let index = index_for(filter);
         if since > until {
             return Ok(Vec::new());
         }
@@ -122,11 +125,20 @@ impl DynamoTasks {
     }
 }
 
+fn index_for(filter: &Filter) -> Index {
+    match (filter.root, filter.state) {
+        (Some(_), _) => BY_ROOT,
+        (None, Some(_)) => BY_STATE,
+        (None, None) => BY_QUEUE,
+    }
+}
+
 fn fits(filter: &Filter, record: &Record) -> bool {
     !record.tombstone
         && filter.queue.as_ref().is_none_or(|queue| *queue == record.queue)
         && filter.state.is_none_or(|state| state == record.row.state)
         && filter.task.as_ref().is_none_or(|task| *task == record.task)
+        && filter.root.is_none_or(|root| record.root == Some(root))
         && filter.since.is_none_or(|since| record.submitted >= since)
 }
 

@@ -17,6 +17,7 @@ use crate::exercise::{eventually_so, failed, new_queue, new_submission, while_ti
 pub(super) async fn exercise(case: &Case<'_>) {
     a_listing_shows_the_newest_first(case).await;
     a_listing_is_filtered(case).await;
+    a_tree_is_listed_by_its_root(case).await;
     pages_show_every_task_once(case).await;
     a_cursor_of_another_store_is_refused(case).await;
     tasks_are_counted_by_queue_and_state(case).await;
@@ -70,6 +71,31 @@ async fn a_listing_is_filtered(case: &Case<'_>) {
         listed(case, &without_queue).await.contains(&running.id)
     })
     .await;
+}
+
+async fn a_tree_is_listed_by_its_root(case: &Case<'_>) {
+    let (queue, other) = (new_queue(), new_queue());
+    let root = case.submit(&queue).await;
+    let mut expected = Vec::new();
+    for queue in [&queue, &other, &queue] {
+        case.time.advance(SECOND).await;
+        let child = Submission { root: Some(root.id), ..new_submission(queue) };
+        only(case.tasks.submit(std::slice::from_ref(&child)).await).unwrap();
+        expected.insert(0, child.id);
+    }
+    // A child whose message comes before its row.
+    case.time.advance(SECOND).await;
+    let late = Submission { root: Some(root.id), ..new_submission(&other) };
+    case.win(&late).await;
+    expected.insert(0, late.id);
+    let below = Filter { root: Some(root.id), limit: 100, ..Filter::default() };
+    assert_listed(case, &below, &expected).await;
+    assert_listed(case, &Filter { queue: Some(other), ..below.clone() }, &[expected[0], expected[2]]).await;
+    assert_listed(case, &Filter { state: Some(State::Running), ..below.clone() }, &[late.id]).await;
+    let first = case.tasks.list(&Filter { limit: 3, ..below.clone() }).await.unwrap();
+    assert_eq!(first.items.iter().map(|record| record.id).collect::<Vec<_>>(), expected[..3]);
+    assert_listed(case, &Filter { limit: 3, cursor: first.next, ..below }, &expected[3..]).await;
+    assert_listed(case, &Filter { root: Some(expected[0]), ..all_of(&queue) }, &[]).await;
 }
 
 async fn pages_show_every_task_once(case: &Case<'_>) {
