@@ -7,6 +7,7 @@
 //! SQS, DynamoDB and S3 of an emulator of its own.
 
 pub mod cloud;
+pub mod fuzz;
 
 use std::{
     path::{Path, PathBuf},
@@ -107,7 +108,8 @@ impl App {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary("rhubarb"));
         command.args(arguments).current_dir(self.path()).stdin(Stdio::null()).kill_on_drop(true);
-        command.env_remove("RUST_LOG").envs(self.variables());
+        // The ports that agents take by default are few, and the tests that run at once are many.
+        command.env_remove("RUST_LOG").env("RHUBARB_METRICS", "off").envs(self.variables());
         command
     }
 
@@ -186,6 +188,12 @@ impl AgentProcess {
         };
         let found = tokio::time::timeout(PATIENCE, find).await;
         assert_eq!(found, Ok(true), "the agent never logged `{text}`; it logged:\n{}", self.log);
+    }
+
+    /// What it has logged, as far as it was read.
+    #[must_use]
+    pub fn log(&self) -> &str {
+        &self.log
     }
 
     /// Its process id.

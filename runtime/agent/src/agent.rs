@@ -20,14 +20,17 @@ use rhubarb_core::{
 };
 use rhubarb_host::{
     attempt::Stop,
+    listener::ToLog,
     pipeline::{Host, HostParts},
 };
+use rhubarb_telemetry::metrics::{self, WorkerShown};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     beat::{self, Beat},
     feeder::Feeder,
+    health::Health,
     programs::{self, NoBinary},
     scheduler::{self, Scheduler},
 };
@@ -113,6 +116,9 @@ pub struct Agent {
     scheduler: Scheduler,
     stopper: Stopper,
     shutdown_grace: Duration,
+    slots: Arc<Semaphore>,
+    health: Health,
+    shown: Option<Arc<WorkerShown>>,
 }
 
 impl Agent {
@@ -170,12 +176,27 @@ impl Agent {
             worker: worker.clone(),
             functions,
             renew_within: RENEW_WITHIN,
-            listener: None,
+            listener: ToLog::is_read().then(|| Arc::new(ToLog) as _),
         };
         let mut host = Host::new(parts);
         host.warm_up().await;
+        host.shared().queues.locate(backend.broker(), &worker.queues).await;
         let stopper = Stopper { drain: CancellationToken::new(), now: CancellationToken::new() };
-        Ok(Self { backend, host: Arc::new(host), worker, queues, record, scheduler, stopper, shutdown_grace })
+        let (room, slots) = (u64::from(slots), Arc::new(Semaphore::new(count(slots))));
+        let shown = metrics::get().map(|metrics| {
+            let slots = Arc::clone(&slots);
+            let used = move || room.saturating_sub(slots.available_permits() as u64);
+            Arc::new(metrics.show_worker(record.id.clone(), room, Arc::new(used)))
+        });
+        let health = Health::new(record.id.clone());
+        let host = Arc::new(host);
+        Ok(Self { backend, host, worker, queues, record, scheduler, stopper, shutdown_grace, slots, health, shown })
+    }
+
+    /// Its health, for the page of its process.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.clone()
     }
 
     /// A handle that stops it.
@@ -199,11 +220,13 @@ impl Agent {
             state: states,
             has_beaten: false,
             rows,
+            health: self.health.clone(),
+            shown: self.shown.clone(),
         };
         let background = TaskTracker::new();
         background.spawn(beat.run(end.clone()));
         background.spawn(scheduler::run(self.scheduler.clone(), self.record.clone(), end.clone()));
-        background.spawn(beat::sweep(Arc::clone(&self.host), self.record.clone(), end.clone()));
+        background.spawn(beat::sweep(Arc::clone(&self.host), self.record.clone(), self.shown.clone(), end.clone()));
         let (keeper, keep_until) = (Arc::clone(self.host.keeper()), end.clone());
         background.spawn(async move { keeper.run(keep_until).await });
         background.close();
@@ -232,7 +255,7 @@ impl Agent {
         if self.queues.is_empty() {
             return drain.cancelled().await;
         }
-        let slots = usize::try_from(self.worker.concurrency.unwrap_or(1)).unwrap_or(1).max(1);
+        let slots = count(self.worker.concurrency.unwrap_or(1));
         let prefetch = usize::try_from(self.worker.prefetch).unwrap_or(0);
         let feeder = Feeder {
             backend: Arc::clone(&self.backend),
@@ -242,11 +265,13 @@ impl Agent {
             weights: self.queues.iter().map(|queue| self.worker.weight(&queue.name)).collect(),
             rows,
             room: Arc::new(Semaphore::new(slots + prefetch)),
-            slots: Arc::new(Semaphore::new(slots)),
+            slots: Arc::clone(&self.slots),
             running: running.clone(),
             drain: drain.clone(),
+            health: self.health.clone(),
         };
         feeder.run().await;
+        self.health.receives_no_more();
     }
 
     /// The second and third phase.
@@ -312,9 +337,14 @@ fn queues_of(config: &Config, worker: &WorkerConfig, feed_lambda: bool) -> Resul
 /// What the queue must be like. A message that is received again and again without an end moves aside;
 /// its task's row stays and rings a new one.
 fn spec_of(queue: &QueueConfig) -> QueueSpec {
-    let dead_letters = QueueName::new(&format!("{}-dead", queue.name)).ok();
+    let dead_letters = queue.dead_letters();
     let max_receives = dead_letters.is_some().then_some(queue.max_receives);
     QueueSpec { queue: queue.name.clone(), max_receives, dead_letters }
+}
+
+/// A number of slots: at least one.
+fn count(slots: u32) -> usize {
+    usize::try_from(slots).unwrap_or(1).max(1)
 }
 
 fn cpus() -> u32 {

@@ -4,17 +4,24 @@
 //! for, beyond its prefetch. Queues that share slots are polled in weighted turns by this one loop. What
 //! a take brought is always opened, never dropped: its leases are already ticking.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rhubarb_core::{
-    backend::{Backend, ClaimPolicy, QueueRow, Take, Won},
+    backend::{Backend, ClaimPolicy, QueueRow, Take, Won, rowless},
     config::QueueConfig,
     ids::{QueueName, WorkerId},
     turns::Turns,
 };
 use rhubarb_host::pipeline::Host;
+use rhubarb_telemetry::spans;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::health::Health;
 
 /// The longest wait of an idle loop before it looks at its queues again, bell or no bell.
 const IDLE_WAIT: Duration = Duration::from_secs(20);
@@ -37,6 +44,7 @@ pub(crate) struct Feeder {
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) running: TaskTracker,
     pub(crate) drain: CancellationToken,
+    pub(crate) health: Health,
 }
 
 impl Feeder {
@@ -64,7 +72,9 @@ impl Feeder {
     }
 
     async fn room_or_drain(&self) -> Option<OwnedSemaphorePermit> {
+        self.health.waits_for_room();
         let room = self.drain.run_until_cancelled(Arc::clone(&self.room).acquire_owned()).await;
+        self.health.receives();
         // The semaphore is never closed.
         room.and_then(Result::ok).filter(|_| !self.drain.is_cancelled())
     }
@@ -103,13 +113,18 @@ impl Feeder {
             raw_task: queue.raw_task.clone(),
             purged_before: row.and_then(|row| row.purged_before),
             keep: (queue.keep, queue.keep_failed),
+            limits: queue.limits,
         };
         // Deliveries that led to nothing are gone from the queue: look again, as long as there are any.
         loop {
+            let began = SystemTime::now();
             let take = Take { policy: &policy, worker: &self.worker, max, wait: Duration::ZERO };
-            match self.backend.take(take).await {
+            match rowless::take(&*self.backend, queue.track, take).await {
                 Ok(taken) if taken.won.is_empty() && taken.idle + taken.poisoned > 0 && !self.drain.is_cancelled() => {}
-                Ok(taken) => return Ok(taken.won),
+                Ok(taken) => {
+                    spans::received(&self.host.shared().queues, &queue.name, began, &taken.won);
+                    return Ok(taken.won);
+                }
                 Err(error) => {
                     let name = &queue.name;
                     tracing::error!(queue.name = %name, error = %error, "cannot receive from queue {name}: {error}");
@@ -151,6 +166,8 @@ impl Feeder {
         let queues: Vec<QueueName> = self.queues.iter().filter(open).map(|queue| queue.name.clone()).collect();
         let ready = async {
             if queues.is_empty() {
+                // Until one is resumed.
+                self.health.receives_no_more();
                 std::future::pending::<()>().await;
             }
             if let Err(error) = self.backend.wait_ready(&queues, IDLE_WAIT).await {

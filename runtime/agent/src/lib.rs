@@ -5,12 +5,17 @@
 //!
 //! * [`scheduler`]: fires schedules where the worker holds that role.
 //!
+//! * [`health`], [`page`]: whether it is well and takes work, and where that and the metrics are shown.
+//!
 //! Beside them run the receive loop (room first, then receive), the heartbeat and the sweep. An agent
 //! that is killed leaves leases that end: whoever sweeps next brings its tasks back.
 
 pub mod agent;
 mod beat;
 mod feeder;
+mod gauges;
+pub mod health;
+pub mod page;
 pub mod programs;
 pub mod scheduler;
 

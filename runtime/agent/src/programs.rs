@@ -45,6 +45,9 @@ const INHERITED: &[&str] = &[
     "AWS_ENDPOINT_URL",
 ];
 
+/// A function tells its own spans to the same collector, if it tells any.
+const INHERITED_PREFIX: &[u8] = b"OTEL_";
+
 /// A function whose executable is not there.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -127,7 +130,11 @@ fn binary_of(
 }
 
 fn environment(function: &FunctionConfig, vars: &[(OsString, OsString)]) -> Vec<(OsString, OsString)> {
-    let inherited = vars.iter().filter(|(name, _)| INHERITED.iter().any(|allowed| OsStr::new(allowed) == name));
+    let is_allowed = |name: &OsString| {
+        INHERITED.iter().any(|allowed| OsStr::new(allowed) == name)
+            || name.as_encoded_bytes().starts_with(INHERITED_PREFIX)
+    };
+    let inherited = vars.iter().filter(|(name, _)| is_allowed(name));
     let own = function.env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
     // What the function's section says comes last and so wins.
     inherited.cloned().chain(own).collect()

@@ -14,6 +14,7 @@ use rhubarb_core::{
     envelope::{BlobRef, Envelope},
     limits::PROGRESS_INTERVAL,
 };
+use rhubarb_telemetry::spans;
 use tokio::sync::Notify;
 
 /// Why a function is told to stop.
@@ -55,6 +56,8 @@ pub struct Attempt {
     pub queue: Arc<QueueConfig>,
     /// What holds for it: the queue's policy, lowered by task and envelope.
     pub policy: TaskPolicy,
+    /// Its span, and the trace it belongs to.
+    pub span: spans::Attempt,
     /// Rung when a reason to stop comes, for the function that asks whether there is one.
     told: Notify,
     /// Rung too, for whoever waits on the whole invocation: all attempts of a batch share it.
@@ -72,6 +75,7 @@ struct Notes {
     checkpoint: Option<BlobRef>,
     output: Option<BlobRef>,
     settling: bool,
+    unknown: bool,
     peek: Option<Peek>,
     log_bytes: usize,
 }
@@ -82,7 +86,13 @@ impl Attempt {
     pub fn new(won: Won, envelope: Envelope, queue: Arc<QueueConfig>, policy: TaskPolicy, bell: Arc<Notify>) -> Self {
         let checkpoint = won.row.checkpoint.clone();
         let notes = Mutex::new(Notes { checkpoint, ..Notes::default() });
-        Self { won, envelope, queue, policy, told: Notify::new(), bell, notes }
+        Self { won, envelope, queue, policy, span: spans::Attempt::default(), told: Notify::new(), bell, notes }
+    }
+
+    /// The same, with the span that has begun for it.
+    #[must_use]
+    pub fn traced(self, span: spans::Attempt) -> Self {
+        Self { span, ..self }
     }
 
     /// Tells the function to stop. The gravest reason counts.
@@ -138,6 +148,9 @@ impl Attempt {
     }
 
     fn take_report(&self, notes: &mut Notes, now: Instant) -> Option<Report> {
+        if self.won.is_rowless() {
+            return None;
+        }
         let log = notes.peek.as_ref().map(|peek| peek()).filter(|log| {
             let bytes = log.text.len() + usize::try_from(log.dropped).unwrap_or(usize::MAX / 2);
             bytes != std::mem::replace(&mut notes.log_bytes, bytes)
@@ -183,6 +196,17 @@ impl Attempt {
     #[must_use]
     pub fn is_settling(&self) -> bool {
         self.notes().settling
+    }
+
+    /// Notes that no function here knows its task: it was not begun.
+    pub fn note_unknown(&self) {
+        self.notes().unknown = true;
+    }
+
+    /// True if no function here knows its task.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.notes().unknown
     }
 
     /// Notes an output that was posted.

@@ -14,11 +14,12 @@ use std::{
 
 use rhubarb_core::{
     config::FunctionConfig,
-    ids::{FunctionName, TaskName},
+    ids::{FunctionName, TaskId, TaskName},
 };
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    measure,
     process::{FunctionProcess, OnLine, ProcessSpec},
     routes::{ProcessRoutes, Shared},
 };
@@ -177,6 +178,7 @@ impl Functions {
         let on_line = self.on_line(function, &routes);
         match FunctionProcess::start_heard(Arc::clone(&spec.process), Arc::clone(&routes) as _, on_line).await {
             Ok(process) => {
+                measure::function_started(function, true);
                 tracing::debug!(function.name = %function, process.id = process.id(), "started a process of function {function}");
                 let child = Arc::new(Child {
                     process,
@@ -195,6 +197,7 @@ impl Functions {
             }
             Err(error) => {
                 let error = error.to_string();
+                measure::function_started(function, false);
                 tracing::error!(function.name = %function, error = %error, "cannot start function {function}");
                 self.note_failure(function, &error);
                 Err(NoProcess::CannotStart(error))
@@ -206,7 +209,12 @@ impl Functions {
     fn on_line(&self, function: &FunctionName, routes: &Arc<ProcessRoutes>) -> Option<OnLine> {
         let listener = self.shared.listener.clone()?;
         let (function, routes) = (function.clone(), Arc::clone(routes));
-        Some(Box::new(move |line| listener.printed(&function, &routes.in_flight(), line)))
+        Some(Box::new(move |line| {
+            let attempts = routes.attempts_in_flight();
+            let _line = if let [only] = attempts.as_slice() { only.span.enter() } else { None };
+            let tasks: Vec<TaskId> = attempts.iter().map(|attempt| attempt.won.id).collect();
+            listener.printed(&function, &tasks, line);
+        }))
     }
 
     fn check_pause(&self, function: &FunctionName) -> Result<(), NoProcess> {

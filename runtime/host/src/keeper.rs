@@ -23,7 +23,10 @@ use rhubarb_core::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::attempt::{Attempt, Stop};
+use crate::{
+    attempt::{Attempt, Stop},
+    measure,
+};
 
 /// Keeps the leases of one worker.
 pub struct Keeper {
@@ -92,12 +95,16 @@ impl Keeper {
     async fn renew_due(&self, now: Instant) {
         let due = self.take_due(now);
         let reports: Vec<Report> = due.iter().filter_map(|attempt| attempt.due_report(now)).collect();
-        let renewals: Vec<Renewal> = due.iter().map(|a| Renewal { id: a.won.id, fence: a.won.row.fence }).collect();
-        if renewals.is_empty() {
+        let with_row: Vec<&Arc<Attempt>> = due.iter().filter(|attempt| !attempt.won.is_rowless()).collect();
+        let renewals: Vec<Renewal> =
+            with_row.iter().map(|a| Renewal { id: a.won.id, fence: a.won.row.fence }).collect();
+        if due.is_empty() {
             return;
         }
-        for (attempt, answer) in due.iter().zip(self.backend.tasks().renew(&renewals).await) {
-            heed(attempt, answer);
+        if !renewals.is_empty() {
+            for (attempt, answer) in with_row.into_iter().zip(self.backend.tasks().renew(&renewals).await) {
+                heed(attempt, answer);
+            }
         }
         self.extend_messages(&due).await;
         if !reports.is_empty() {
@@ -140,7 +147,9 @@ impl Keeper {
     }
 
     fn interval(&self, attempt: &Attempt) -> Duration {
-        (attempt.queue.lease / RENEWALS_PER_LEASE).min(self.renew_within)
+        let interval = attempt.queue.lease / RENEWALS_PER_LEASE;
+        // Without a row there is nobody to hear a cancellation from.
+        if attempt.won.is_rowless() { interval } else { interval.min(self.renew_within) }
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<TaskId, Entry>> {
@@ -151,12 +160,14 @@ impl Keeper {
 
 fn heed(attempt: &Attempt, answer: Result<Renewed, StoreError>) {
     let id = attempt.won.id;
+    let _line = attempt.span.enter();
     match answer {
         Ok(Renewed::Kept { cancel_asked: true }) => attempt.stop(Stop::Requested),
         Ok(Renewed::Kept { cancel_asked: false }) => {}
         Ok(Renewed::Lost) if attempt.is_settling() => {}
         Ok(Renewed::Lost) => {
             if attempt.stopped() != Some(Stop::Lost) {
+                measure::lease_lost(&attempt.queue.name);
                 tracing::warn!(task.id = %id, lease.fence = attempt.won.row.fence.0, "task {id} was taken over or settled elsewhere: stopping this attempt");
             }
             attempt.stop(Stop::Lost);
@@ -199,6 +210,7 @@ mod tests {
             raw_task: None,
             purged_before: None,
             keep: (LEASE, LEASE),
+            limits: rhubarb_core::permit::QueueLimits::NONE,
         };
         let take = Take { policy: &policy, worker: &"w".parse().unwrap(), max: 1, wait: Duration::ZERO };
         let won = backend.take(take).await.unwrap().won.remove(0);

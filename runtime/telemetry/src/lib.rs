@@ -7,18 +7,37 @@
 //! leaves unsent is lost; nothing else ever waits for a collector.
 //!
 //! * [`names`]: every name and attribute, in one place.
+//! * [`queues`], [`spans`]: how queues are named, and the spans about them.
 //! * [`metrics`]: the instruments.
-//! * [`settings`], [`resource`]: what the environment asks for, and who is speaking.
-//! * [`traces`], [`logs`]: the exporters of spans and log lines, and the log itself.
+//! * `settings`, `resource`: what the environment asks for, and who is speaking.
+//! * `Telemetry`: the exporters, from their start to their end; `account`: what was lost, `transport`: the
+//!   way to a collector; `page`: the metrics for Prometheus.
+//! * `logs`: the log itself, and log lines by OTLP.
 
+mod family;
 pub mod metrics;
 pub mod names;
+pub mod queues;
+pub mod spans;
 
 #[cfg(feature = "export")]
+pub mod account;
+#[cfg(feature = "export")]
 pub mod logs;
+#[cfg(feature = "export")]
+mod meters;
+#[cfg(feature = "export")]
+pub mod page;
 #[cfg(feature = "export")]
 pub mod resource;
 #[cfg(feature = "export")]
 pub mod settings;
 #[cfg(feature = "export")]
-pub mod traces;
+mod start;
+#[cfg(feature = "export")]
+mod traces;
+#[cfg(feature = "export")]
+pub mod transport;
+
+#[cfg(feature = "export")]
+pub use start::{StartError, Telemetry};

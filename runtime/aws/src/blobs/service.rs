@@ -25,7 +25,7 @@ use object_store::{
 use super::answer::Answer;
 use crate::{
     connect::{Connection, READ_TIMEOUT},
-    requests::Requests,
+    requests::{Requests, answered},
 };
 
 /// The longest answer that is read as an error.
@@ -54,11 +54,14 @@ impl HttpConnector for Service {
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (parts, body) = request.into_parts();
-        self.requests.note("S3", operation(&parts.method, &parts.uri));
+        let operation = operation(&parts.method, &parts.uri);
+        self.requests.note("S3", operation);
         let body = body.collect().await?.to_bytes();
         let request = http::Request::from_parts(parts, SdkBody::from(body));
         let request = SdkRequest::try_from(request).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
-        let response = self.connector.call(request).await.map_err(unsent)?;
+        let response = self.connector.call(request).await;
+        answered("S3", operation, response.as_ref().ok().map(|response| response.status().as_u16()));
+        let response = response.map_err(unsent)?;
         let response = response.try_into_http1x().map_err(|error| HttpError::new(HttpErrorKind::Decode, error))?;
         let (parts, body) = response.into_parts();
         if parts.status.is_success() || parts.status == http::StatusCode::NOT_MODIFIED {

@@ -16,6 +16,8 @@ const fn days(days: u64) -> Duration {
 
 pub(super) const STAGE_DEFAULT: &str = "dev";
 pub(super) const DIR_DEFAULT: &str = ".rhubarb";
+/// The exporters for Prometheus of OpenTelemetry have it by default.
+pub(super) const METRICS_PORT_DEFAULT: u16 = 9464;
 pub(super) const DEFAULT_NAME: &str = "default";
 pub(super) const TIMEZONE_DEFAULT: &str = "UTC";
 
@@ -68,6 +70,9 @@ pub(super) const BATCH_WINDOW: RangeInclusive<Duration> = Duration::ZERO..=secon
 pub(super) const INVOCATIONS: RangeInclusive<u32> = 2..=1_000;
 pub(super) const INVOCATIONS_DEFAULT: u32 = 10;
 pub(super) const PARALLEL_DEFAULT: u32 = 1;
+/// Tasks at once, or starts in a period.
+pub(super) const RUNNING: RangeInclusive<u32> = 1..=100_000;
+pub(super) const RATE_PERIOD: RangeInclusive<Duration> = seconds(1)..=days(1);
 pub(super) const KEEP: RangeInclusive<Duration> = seconds(1)..=days(3650);
 pub(super) const EXPIRES: RangeInclusive<Duration> = seconds(1)..=days(365);
 pub(super) const RECEIVES: RangeInclusive<u32> = 1..=1_000;

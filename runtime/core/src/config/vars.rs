@@ -54,6 +54,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable { name: "RHUBARB_DURABILITY", flag: None, key: "durability" },
     Variable { name: "RHUBARB_TABLE", flag: None, key: "table" },
     Variable { name: "RHUBARB_BUCKET", flag: None, key: "bucket" },
+    Variable { name: "RHUBARB_METRICS", flag: None, key: "metrics" },
 ];
 
 /// What the command line says in place of the file and the environment.

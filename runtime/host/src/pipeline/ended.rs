@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use rhubarb_core::{
-    contract,
+    contract::{self, Said},
     ids::MessageId,
     outcome::{Failure, Outcome},
 };
@@ -35,6 +35,8 @@ pub(super) fn judge_all(child: &Child, group: &[Held], end: End, inline_bytes_ma
     match end {
         End::Answered(Answer::Response(body)) => match contract::read_answer(&body, &ids, inline_bytes_max) {
             Ok(said) => {
+                let unknown = |said: &Said| matches!(said, Said::UnknownTask);
+                group.iter().zip(&said).filter(|(_, said)| unknown(said)).for_each(|(held, _)| held.attempt.note_unknown());
                 group.iter().zip(said).map(|(held, said)| judge::said(&held.attempt, said, fastrand::f64())).collect()
             }
             Err(bad) => fail_each(bad.failure()),

@@ -2,17 +2,22 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use rhubarb_core::contract::{self, AttemptInfo, Record};
+use rhubarb_core::{
+    contract::{self, AttemptInfo, Record},
+    envelope::Trace,
+};
 
 use super::Held;
 use crate::attempt::Attempt;
 
 pub(super) fn event_of(group: &[Held], arn: &str) -> String {
     let infos: Vec<AttemptInfo<'_>> = group.iter().map(|held| info(&held.attempt)).collect();
+    let traces: Vec<Trace> = group.iter().map(|held| held.attempt.span.trace().unwrap_or_default()).collect();
     let records: Vec<Record<'_>> = group
         .iter()
         .zip(&infos)
-        .map(|(held, info)| {
+        .zip(&traces)
+        .map(|((held, info), trace)| {
             let won = &held.attempt.won;
             Record {
                 message: &won.message,
@@ -23,7 +28,9 @@ pub(super) fn event_of(group: &[Held], arn: &str) -> String {
                 first_received: won.first_received,
                 arn,
                 info,
-                traceparent: held.attempt.envelope.trace.as_ref().and_then(|trace| trace.traceparent.as_deref()),
+                // The attempt's own, not the producer's: what the function does hangs under the attempt.
+                traceparent: trace.traceparent.as_deref(),
+                tracestate: trace.tracestate.as_deref(),
             }
         })
         .collect();

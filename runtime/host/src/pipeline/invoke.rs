@@ -25,7 +25,7 @@ use super::{
 use crate::{
     attempt::{Attempt, Peek},
     functions::{Child, NoProcess},
-    judge,
+    judge, measure,
     runtime_api::Invocation,
 };
 
@@ -50,20 +50,28 @@ impl Host {
         let request_id = uuid::Uuid::now_v7().to_string();
         let grace = self.functions.spec(function).map_or(Duration::ZERO, |spec| spec.config.shutdown_grace);
         let clock = Clock::new(queue, &group, grace, cut);
-        let invocation = Invocation::new(
+        let mut invocation = Invocation::new(
             request_id.clone(),
             SystemTime::now() + clock.end().saturating_duration_since(Instant::now()),
             event_of(&group, &self.shared.queue_arn(&queue.name)).into(),
             self.shared.function_arn(function),
         );
+        if let [only] = group.as_slice() {
+            invocation.trace_id = only.attempt.span.trace().and_then(|trace| trace.parent()).map(|parent| parent.xray());
+        }
+        group.iter().for_each(|held| measure::began(&held.attempt));
+        let began = Instant::now();
         let end = self.converse(&child, &group, invocation, clock, bell).await;
+        let ran = began.elapsed();
         let output = child.process.take_output(&request_id);
         let log = Log { text: output.text, dropped: output.dropped_bytes };
         let inline_bytes_max = self.shared.backend.broker().limits().inline_bytes_max;
         // The slot is free from here: judging and settling go on behind it.
         drop(place);
+        let shared = Arc::clone(&self.shared);
         self.judge_and_settle(move || {
             let outcomes = judge_all(&child, &group, end, inline_bytes_max);
+            group.iter().zip(&outcomes).for_each(|(held, outcome)| measure::ran(&shared, &held.attempt, outcome, ran));
             group.into_iter().zip(outcomes).map(|(held, outcome)| (held, outcome, log.clone())).collect()
         })
         .await;

@@ -205,6 +205,7 @@ impl Host {
         for one in held {
             let routes = self.routes.get(&queue.name);
             let Some(function) = routes.and_then(|routes| routes.function_of(&one.attempt.won.task)).cloned() else {
+                one.attempt.note_unknown();
                 let outcome = judge::unknown_task(&one.attempt);
                 self.settle(vec![(one, outcome, Log::default())]).await;
                 continue;

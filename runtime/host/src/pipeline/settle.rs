@@ -6,13 +6,18 @@
 use std::{sync::Arc, time::Duration};
 
 use rhubarb_core::{
-    backend::{Finish, Log, Settlement, StoreError},
+    backend::{
+        Finish, Log, Settlement, StoreError,
+        rowless::{self, Ended},
+    },
     outcome::Outcome,
     row::Settled,
 };
 
+use rhubarb_telemetry::spans;
+
 use super::{Held, Host};
-use crate::{attempt::Attempt, routes::Shared};
+use crate::{attempt::Attempt, measure, routes::Shared};
 
 /// A settlement that the store does not take is tried again after this, doubled up to the next.
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
@@ -55,13 +60,20 @@ async fn settle(shared: &Shared, settlements: Vec<Settling>) {
             (held, finish)
         })
         .unzip();
+    kept.iter().zip(&finishes).for_each(|(held, finish)| held.attempt.span.end(&finish.settlement.outcome));
     let mut pause = SETTLE_PAUSE;
     loop {
         kept.iter().for_each(|held| held.attempt.note_settling(true));
-        let answers = backend.finish(&finishes).await;
+        let span = span_of(shared, &kept);
+        let answers = write(shared, &kept, &finishes).await;
+        span.end(answers.iter().find_map(|answer| answer.as_ref().err()));
         let mut open = (Vec::new(), Vec::new());
         for ((held, finish), answer) in kept.into_iter().zip(finishes).zip(answers) {
-            if heed(&finish, &answer) {
+            let line = held.attempt.span.enter();
+            let is_over = heed(&finish, &answer);
+            drop(line);
+            if is_over {
+                measure::settled(&held.attempt, &finish, &answer);
                 if let Some(listener) = &shared.listener {
                     listener.settled(&finish, &answer);
                 }
@@ -79,6 +91,35 @@ async fn settle(shared: &Shared, settlements: Vec<Settling>) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(SETTLE_PAUSE_MAX);
     }
+}
+
+/// Writes outcomes where their tasks are kept: in rows, or in their messages alone.
+async fn write(shared: &Shared, kept: &[Held], finishes: &[Finish]) -> Vec<Result<Settled, StoreError>> {
+    let Shared { backend, worker, .. } = shared;
+    let is_rowless = |held: &Held| held.attempt.won.is_rowless();
+    // What is settled together is of one queue.
+    let Some(queue) = kept.iter().find(|held| is_rowless(held)).map(|held| &held.attempt.queue) else {
+        return backend.finish(finishes).await;
+    };
+    let each = || kept.iter().zip(finishes);
+    let with_row: Vec<Finish> = each().filter(|(held, _)| !is_rowless(held)).map(|(_, finish)| finish.clone()).collect();
+    let without: Vec<Ended<'_>> = each()
+        .filter(|(held, _)| is_rowless(held))
+        .map(|(held, finish)| Ended { won: &held.attempt.won, finish, unknown: held.attempt.is_unknown() })
+        .collect();
+    let mut of_rows = if with_row.is_empty() { Vec::new() } else { backend.finish(&with_row).await }.into_iter();
+    let of_messages = rowless::finish(&**backend, queue.track, &queue.name, worker, &without).await;
+    let mut of_messages = of_messages.into_iter();
+    let missing = || Err(StoreError::Invalid("the backend did not answer for every attempt".into()));
+    let answer = |held| if is_rowless(held) { of_messages.next() } else { of_rows.next() }.unwrap_or_else(missing);
+    kept.iter().map(answer).collect()
+}
+
+/// The span of one write. What is settled together is of one queue.
+fn span_of(shared: &Shared, held: &[Held]) -> spans::Settle {
+    let queue = held.first().map(|held| &held.attempt.queue.name);
+    let attempts = held.iter().map(|held| &held.attempt.span);
+    queue.map_or_else(spans::Settle::default, |queue| spans::Settle::begin(&shared.queues, queue, attempts))
 }
 
 fn finish(attempt: &Attempt, outcome: Outcome, log: Log, hideable: Duration) -> Finish {

@@ -1,1 +1,0 @@
-//! The instruments of the runtime.
