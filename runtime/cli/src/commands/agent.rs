@@ -8,13 +8,14 @@ use std::{sync::Arc, time::Duration};
 use clap::{Args, builder::FalseyValueParser};
 use rhubarb_agent::{Agent as Running, AgentError, AgentOptions};
 use rhubarb_core::{
-    config::{ByteSize, Config, WorkerConfig, default_queue},
+    config::{ByteSize, Config, MetricsAddress, WorkerConfig, default_queue},
     ids::{QueueName, WorkerId, WorkerName},
 };
 
 use crate::{
     crew::Crew,
     exit::{CliError, Result, chain},
+    page,
     project::know,
     session::Session,
     signals::StopSignals,
@@ -49,12 +50,19 @@ pub(crate) struct Agent {
     /// How long attempts may take to finish when it is told to stop, e.g. 25s
     #[arg(long, env = "RHUBARB_GRACE", value_name = "DURATION", value_parser = values::duration)]
     grace: Option<Duration>,
+    /// When the platform kills it after it was told to stop (ECS stopTimeout, TimeoutStopSec): the start checks that the
+    /// grace fits
+    #[arg(long, env = "RHUBARB_KILL_DELAY", value_name = "DURATION", value_parser = values::duration)]
+    kill_delay: Option<Duration>,
     /// On AWS: feed the queues of class `lambda` too, where nothing runs Lambda
     #[arg(long, env = "RHUBARB_FEED_LAMBDA", value_parser = FalseyValueParser::new())]
     feed_lambda: bool,
     /// Cancel everything that waits on its queues first
     #[arg(long, env = "RHUBARB_PURGE", value_parser = FalseyValueParser::new())]
     purge: bool,
+    /// Where to show metrics and health: IP:PORT, or off [default: 127.0.0.1:9464, or the next free port]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<MetricsAddress>,
     /// Serve no queue, whatever else is said: only bring back what silent workers left
     #[arg(long, env = "RHUBARB_SCHEDULER_ONLY", value_parser = FalseyValueParser::new())]
     scheduler_only: bool,
@@ -70,6 +78,27 @@ Examples:
 SIGTERM and ctrl-c drain: it receives nothing more and lets attempts finish within the grace; what is left
 goes back to its queue and spends no attempt. A second signal ends at once and hands the work back.";
 
+/// What an agent needs at least, after its attempts have ended, to write what they came to and hand the rest back.
+const HAND_BACK_MIN: Duration = Duration::from_secs(5);
+
+/// Refuses a grace that outlasts the platform's patience: the agent would be killed in the middle of handing back.
+fn fits(worker: &WorkerConfig, config: &Config, kill_delay: Duration) -> Result<()> {
+    let queues = worker.queues.iter().filter_map(|queue| config.queue(queue));
+    let functions = queues.flat_map(|queue| &queue.functions).filter_map(|name| config.functions.get(name));
+    let shutdown_grace = functions.map(|function| function.shutdown_grace).max().unwrap_or_default();
+    let needed = worker.grace + shutdown_grace + HAND_BACK_MIN;
+    if needed <= kill_delay {
+        return Ok(());
+    }
+    let (grace, most) = (worker.grace, kill_delay.saturating_sub(shutdown_grace + HAND_BACK_MIN));
+    Err(CliError::Configuration(format!(
+        "the platform kills this agent {kill_delay:?} after it was told to stop, and it may take {needed:?}: {grace:?} of \
+         grace, {shutdown_grace:?} that functions have to end, {HAND_BACK_MIN:?} to hand back the rest. Lower the grace to \
+         {most:?} (--grace, RHUBARB_GRACE or [workers.{}] grace), or raise the kill delay",
+        worker.name,
+    )))
+}
+
 impl Agent {
     /// Runs it until it is told to stop.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
@@ -78,6 +107,9 @@ impl Agent {
         let mut worker = self.worker_config(&project.config)?;
         if !self.scheduler_only {
             worker = project.served(worker, self.feed_lambda)?;
+        }
+        if let Some(kill_delay) = self.kill_delay {
+            fits(&worker, &project.config, kill_delay)?;
         }
         let backend = project.open(session.global.endpoint_url.as_deref()).await?;
         let options = AgentOptions {
@@ -97,7 +129,9 @@ impl Agent {
             agent = starting => agent.map_err(told)?,
             _ = signals.next() => return Err(CliError::Interrupted),
         };
-        let stopped = Crew::set_out(vec![agent]).until_stopped(&mut signals).await;
+        let agents = vec![agent];
+        let _page = page::open(self.metrics.unwrap_or(project.config.app.metrics), &agents).await;
+        let stopped = Crew::set_out(agents).until_stopped(&mut signals).await;
         backend.close().await;
         stopped
     }

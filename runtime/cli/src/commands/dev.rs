@@ -6,7 +6,7 @@ use clap::Args;
 use rhubarb_agent::{Agent, AgentOptions};
 use rhubarb_core::{
     backend::Backend,
-    config::{Config, WorkerConfig},
+    config::{Config, MetricsAddress, WorkerConfig},
 };
 
 use super::agent::{told, unique_name};
@@ -14,6 +14,7 @@ use crate::{
     build::{self, Profile},
     crew::Crew,
     exit::{CliError, Result},
+    page,
     project::Project,
     session::Session,
     signals::StopSignals,
@@ -32,6 +33,9 @@ pub(crate) struct Dev {
     /// Take the binaries of the functions as they are
     #[arg(long)]
     no_build: bool,
+    /// Where to show metrics and health: IP:PORT, or off [default: 127.0.0.1:9464, or the next free port]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<MetricsAddress>,
     /// On AWS: feed the queues of class `lambda` too, where nothing runs Lambda
     #[arg(long)]
     feed_lambda: bool,
@@ -55,6 +59,7 @@ impl Dev {
             agents = starting => agents?,
             _ = signals.next() => return Err(CliError::Interrupted),
         };
+        let _page = page::open(self.metrics.unwrap_or(project.config.app.metrics), &agents).await;
         let stopped = Crew::set_out(agents).until_stopped(&mut signals).await;
         backend.close().await;
         stopped
