@@ -5,7 +5,7 @@
 //! `target/release/bench [--tasks N] [--rows N] [--only PART] [--peer celery-redis]`
 //!
 //! Producer, agent and functions are processes of their own. Figures of one run on one machine can be
-//! compared with each other, and with nothing else.
+//! compared with each other, and with nothing else. `RHUBARB_PREFETCH` holds for its agents too.
 
 mod figures;
 mod peer;
