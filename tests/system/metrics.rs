@@ -9,7 +9,7 @@ use std::{
 
 use rhubarb::core::row::State;
 use rhubarb_telemetry::metrics::table::{INSTRUMENTS, Kind, table};
-use rhubarb_tests::{App, AgentProcess, enqueue, settled, until};
+use rhubarb_tests::{AgentProcess, App, enqueue, settled, until};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -140,13 +140,19 @@ async fn the_page_tells_what_happened_in_the_words_of_the_table() {
         let of = |i: &&rhubarb_telemetry::metrics::table::Instrument| {
             i.prometheus_name().trim_end_matches("_total") == name.trim_end_matches("_total")
         };
-        let instrument = INSTRUMENTS.iter().find(of).unwrap_or_else(|| panic!("{name} is in no table"));
+        let instrument = INSTRUMENTS.iter().find(of);
+        assert!(instrument.is_some(), "{name} is in no table");
+        let instrument = instrument.unwrap();
         let kind = match instrument.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
         };
-        assert_eq!((family["type"].as_str(), family["help"].as_str()), (Some(kind), Some(instrument.meaning)), "{name}");
+        assert_eq!(
+            (family["type"].as_str(), family["help"].as_str()),
+            (Some(kind), Some(instrument.meaning)),
+            "{name}"
+        );
         for sample in family["samples"].as_array().unwrap() {
             for label in sample[1].as_object().unwrap().keys().filter(|label| *label != "le") {
                 let known = instrument.attributes.iter().any(|attribute| attribute.replace('.', "_") == *label);

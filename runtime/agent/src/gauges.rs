@@ -91,7 +91,10 @@ fn seen(
     for heard in workers {
         *by_state.entry(word(heard)).or_default() += 1;
     }
-    Seen { queues: config.queues.values().zip(glances).map(of_queue).collect(), workers: by_state.into_iter().collect() }
+    Seen {
+        queues: config.queues.values().zip(glances).map(of_queue).collect(),
+        workers: by_state.into_iter().collect(),
+    }
 }
 
 const fn word(heard: &Heard) -> &'static str {

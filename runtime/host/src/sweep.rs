@@ -4,10 +4,7 @@
 //! no agent runs. All its writes are conditional on what it has read, so two sweeps at once, or one that
 //! crashes half-way, do no harm.
 
-use std::{
-    collections::HashMap,
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use rhubarb_core::{
     backend::{Backend, BlobKey, Counts, Reach, StoreError},

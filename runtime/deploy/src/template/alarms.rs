@@ -70,7 +70,10 @@ fn of_function((queue, light): (&Queue<'_>, &Light<'_>)) -> String {
     let id = &queue.id;
     let alarm = Alarm {
         id: format!("AlarmErrors{id}"),
-        what: format!("Invocations of function {} fail as a whole: it crashes, or runs out of time", light.function.name),
+        what: format!(
+            "Invocations of function {} fail as a whole: it crashes, or runs out of time",
+            light.function.name
+        ),
         metric: "Errors",
         namespace: "AWS/Lambda",
         dimension: ("FunctionName", format!("!Ref Function{id}")),
