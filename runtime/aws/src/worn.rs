@@ -71,7 +71,8 @@ fn copy_of(
     raw_task: Option<&TaskName>,
     delivery: &Delivery,
 ) -> Option<OutgoingMessage> {
-    let envelope = Envelope::decode(&delivery.body, &delivery.message, raw_task).ok()?;
+    let mut envelope = Envelope::decode(&delivery.body, &delivery.message, raw_task).ok()?;
+    envelope.join_trace(&delivery.attributes);
     let spec = envelope.encode();
     let doorbell = Doorbell { id: envelope.id, rings: Doorbell::FIRST, spec: &spec, delay: Duration::ZERO };
     let mut message = doorbell.message(queue, broker);

@@ -72,6 +72,8 @@ pub struct Record<'a> {
     pub info: &'a AttemptInfo<'a>,
     /// The W3C trace context.
     pub traceparent: Option<&'a str>,
+    /// What tracing systems added to it.
+    pub tracestate: Option<&'a str>,
 }
 
 /// The SQS event of some records, as Lambda writes it.
@@ -110,6 +112,10 @@ fn push_record(out: &mut Vec<u8>, record: &Record<'_>, info: &mut Vec<u8>) {
     if let Some(traceparent) = record.traceparent {
         out.extend(b",\"traceparent\":");
         push_attribute(out, traceparent);
+    }
+    if let Some(tracestate) = record.tracestate {
+        out.extend(b",\"tracestate\":");
+        push_attribute(out, tracestate);
     }
     out.extend(b"},\"md5OfBody\":\"\",\"eventSource\":\"aws:sqs\",\"eventSourceARN\":");
     push_json(out, record.arn);
@@ -412,6 +418,7 @@ mod tests {
             arn: "arn:aws:sqs:us-east-1:000000000000:q",
             info: &info,
             traceparent: None,
+            tracestate: None,
         };
         let event: serde_json::Value = serde_json::from_str(&event(&[record.clone(), record])).unwrap();
         let record = &event["Records"][1];

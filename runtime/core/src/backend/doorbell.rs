@@ -11,6 +11,7 @@ use crate::{
     backend::{Broker, OutgoingMessage, broker::sqs_accepts, sha256_hex},
     envelope::{Envelope, Trace, VERSION},
     ids::{QueueName, TaskId},
+    trace::{AWS_TRACE_HEADER, Parent, TRACEPARENT, TRACESTATE},
 };
 
 /// The longest `tracestate` that travels: what W3C Trace Context asks everybody to pass on at least.
@@ -65,7 +66,9 @@ impl Doorbell<'_> {
 fn attributes(envelope: &Envelope) -> BTreeMap<String, String> {
     let Trace { traceparent, tracestate } = envelope.trace.clone().unwrap_or_default();
     let tracestate = tracestate.filter(|state| state.chars().count() <= TRACESTATE_CHARS_MAX);
-    let traces = [("traceparent", traceparent), ("tracestate", tracestate)];
+    // X-Ray, and AWS Lambda with it, reads no other header than its own.
+    let xray = traceparent.as_deref().and_then(Parent::read).map(|parent| parent.xray());
+    let traces = [(TRACEPARENT, traceparent), (TRACESTATE, tracestate), (AWS_TRACE_HEADER, xray)];
     let traces = traces.into_iter().filter_map(|(name, value)| Some((name, value.filter(|v| is_sendable(v))?)));
     let own = [("task", envelope.task.to_string()), ("v", VERSION.to_string())];
     own.into_iter().chain(traces).map(|(name, value)| (name.to_owned(), value)).collect()

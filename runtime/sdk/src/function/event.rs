@@ -39,6 +39,12 @@ struct Attributes<'a> {
 struct MessageAttributes<'a> {
     #[serde(borrow)]
     rhubarb: Option<Attribute<'a>>,
+    #[cfg(feature = "otel")]
+    #[serde(borrow)]
+    traceparent: Option<Attribute<'a>>,
+    #[cfg(feature = "otel")]
+    #[serde(borrow)]
+    tracestate: Option<Attribute<'a>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,6 +78,16 @@ impl Record<'_> {
         let info: AttemptInfo<'_> = serde_json::from_str(text)
             .map_err(|error| format!("the message attribute `rhubarb` cannot be read: {error}"))?;
         Ok(Some(AttemptInfo { gpus: Cow::Owned(info.gpus.into_owned()), ..info }))
+    }
+
+    /// Where in which trace the attempt stands: `traceparent` and `tracestate`.
+    #[cfg(feature = "otel")]
+    pub(super) fn trace(&self) -> (Option<&str>, Option<&str>) {
+        let of = &self.message_attributes;
+        (
+            of.traceparent.as_ref().and_then(|attribute| attribute.string_value.as_deref()),
+            of.tracestate.as_ref().and_then(|attribute| attribute.string_value.as_deref()),
+        )
     }
 
     /// How often SQS has delivered the message, this time included.
@@ -113,6 +129,7 @@ mod tests {
             arn: "arn:aws:sqs:eu-central-1:1:q",
             info: &info,
             traceparent: Some("00-0-0-01"),
+            tracestate: None,
         };
         let text = contract::event(&[record.clone(), record]);
         let event = Event::read(&text).unwrap();

@@ -96,6 +96,7 @@ fn event(bodies: &[String]) -> (String, Vec<MessageId>) {
         arn: "arn:aws:sqs:eu-central-1:1:q",
         info: &info,
         traceparent: None,
+        tracestate: None,
     };
     let records: Vec<_> = ids.iter().zip(bodies.iter().map(String::as_str)).map(record).collect();
     (contract::event(&records), ids)
