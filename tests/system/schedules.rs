@@ -29,12 +29,12 @@ fn every_second(task: &str) -> Definition {
     Definition { rate, queue, task: task.into(), ..Definition::default() }
 }
 
-fn name(text: &str) -> ScheduleName {
+pub(crate) fn name(text: &str) -> ScheduleName {
     text.parse().unwrap()
 }
 
 /// The tasks of a schedule, by their ticks.
-async fn tasks_of(client: &Client, schedule: &ScheduleName) -> BTreeMap<Timestamp, Vec<TaskDetail>> {
+pub(crate) async fn tasks_of(client: &Client, schedule: &ScheduleName) -> BTreeMap<Timestamp, Vec<TaskDetail>> {
     let mut ticks: BTreeMap<Timestamp, Vec<TaskDetail>> = BTreeMap::new();
     let mut filter = Filter { limit: 1000, ..Filter::default() };
     loop {
@@ -53,7 +53,11 @@ async fn tasks_of(client: &Client, schedule: &ScheduleName) -> BTreeMap<Timestam
     }
 }
 
-async fn until_ticks(client: &Client, schedule: &ScheduleName, count: usize) -> BTreeMap<Timestamp, Vec<TaskDetail>> {
+pub(crate) async fn until_ticks(
+    client: &Client,
+    schedule: &ScheduleName,
+    count: usize,
+) -> BTreeMap<Timestamp, Vec<TaskDetail>> {
     until(async || Some(tasks_of(client, schedule).await).filter(|ticks| ticks.len() >= count)).await
 }
 

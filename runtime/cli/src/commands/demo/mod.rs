@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 use clap::Args;
 use rhubarb::Client;
 use rhubarb_core::{
-    config::{Config, When, WorkerConfig, show_duration},
+    config::{Backend, Config, When, WorkerConfig, show_duration},
     ids::{TaskName, WorkerName},
 };
 
@@ -113,7 +113,10 @@ fn quickened(config: &Config, session: &Session) -> Config {
     let mut told = Vec::new();
     for schedule in config.schedules.values_mut().filter(|schedule| schedule.enabled) {
         let When::Rate(every) = &mut schedule.when else { continue };
-        *every = Duration::from_secs((every.as_secs() / QUICKENED).max(1));
+        let seconds = (every.as_secs() / QUICKENED).max(1);
+        // Whole minutes are EventBridge's where the template was deployed, by the rate that the template says.
+        let is_eventbridges = config.app.backend == Backend::Aws && seconds.is_multiple_of(60);
+        *every = Duration::from_secs(seconds - u64::from(is_eventbridges));
         told.push(format!("{} every {}", schedule.name, show_duration(*every)));
     }
     if !told.is_empty() {
