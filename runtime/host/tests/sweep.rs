@@ -11,9 +11,7 @@ use std::{
 };
 
 use rhubarb_core::{
-    backend::{
-        Backend, ClaimPolicy, Filter, OutgoingMessage, QueueSpec, Submission, Take, TaskRecord, Window,
-    },
+    backend::{Backend, ClaimPolicy, Filter, OutgoingMessage, QueueSpec, Submission, Take, TaskRecord, Window},
     config::{Config, NoVars, Overrides, QueueConfig},
     envelope::{Envelope, null},
     ids::{TaskId, TaskName, WorkerId},
@@ -49,7 +47,11 @@ impl World {
         let options =
             MemoryOptions { clock: clock.clone(), faults: Some(Arc::new(faults)), ..MemoryOptions::default() };
         let backend = MemoryBackend::new(options);
-        let specs: Vec<QueueSpec> = config.queues.values().map(spec_of).collect();
+        let aside = |queue: &QueueConfig| {
+            Some(QueueSpec { queue: queue.dead_letters()?, max_receives: None, dead_letters: None })
+        };
+        let specs: Vec<QueueSpec> =
+            config.queues.values().flat_map(|queue| [Some(spec_of(queue)), aside(queue)]).flatten().collect();
         backend.broker().declare(&specs).await.unwrap();
         Self { backend, config, clock, sweep: Sweep::default(), worker: WorkerId::new("w").unwrap(), loses }
     }
@@ -112,11 +114,7 @@ impl World {
 }
 
 fn spec_of(queue: &QueueConfig) -> QueueSpec {
-    QueueSpec {
-        queue: queue.name.clone(),
-        max_receives: Some(queue.max_receives),
-        dead_letters: queue.dead_letters(),
-    }
+    QueueSpec { queue: queue.name.clone(), max_receives: Some(queue.max_receives), dead_letters: queue.dead_letters() }
 }
 
 fn submission(queue: &QueueConfig) -> Submission {

@@ -155,6 +155,7 @@ impl Stored {
         };
         self.attempts.clear();
         self.progress = None;
+        self.failure = None;
         [arguments, output, self.checkpoint.take()].into_iter().flatten().collect()
     }
 }
