@@ -97,9 +97,6 @@ fn host_error(source: impl Into<crate::task_error::BoxError>) -> ContextError {
 
 /// What the route has no words for.
 fn checked(task: Asked) -> Result<Asked, String> {
-    if task.window == Window::UntilSettled {
-        return Err("a function can give `window` only as a duration: `Window::For`".to_owned());
-    }
     if task.parent.is_some() {
         return Err("`parent` of a task that a function enqueues is its own task: leave it out".to_owned());
     }
@@ -137,6 +134,8 @@ struct AskedOnWire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     window_ms: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ordering_key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fairness_key: Option<&'a str>,
@@ -162,6 +161,7 @@ impl<'a> AskedOnWire<'a> {
                 Window::For(time) if task.window != Window::DEFAULT => Some(millis(time)),
                 Window::For(_) | Window::UntilSettled => None,
             },
+            window: (task.window == Window::UntilSettled).then_some("until_settled"),
             ordering_key: task.ordering_key.as_deref(),
             fairness_key: task.fairness_key.as_deref(),
             concurrency_key: task.concurrency_key.as_deref(),
