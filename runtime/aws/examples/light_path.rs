@@ -1,9 +1,9 @@
 //! What the light path costs: `cargo run --release -p rhubarb-aws --example light_path [TASKS]`.
 //!
-//! On one emulator in one run, three roads for the same number of messages, ten a request: a bare `aws-sdk-sqs` loop
-//! (send, receive, delete, nothing else); the same through Rhubarb's broker alone; and whole tasks at track level
-//! `full`, with rows, claims and results (submit, take, finish, both acknowledgement modes). Prints tasks a second,
-//! and the requests of each kind that one task took. An emulator's speed is its own: compare the lines with each
+//! On one emulator in one run, four roads for the same number of messages, ten a request: a bare `aws-sdk-sqs` loop
+//! (send, receive, delete, nothing else); the same through Rhubarb's broker alone; whole tasks at track level `none`;
+//! and at `full`, with rows, claims and results (submit, take, finish, both acknowledgement modes). Prints tasks a
+//! second, and the requests of each kind that one task took. An emulator's speed is its own: compare the lines with each
 //! other, and with nothing else.
 
 use std::{
@@ -14,8 +14,11 @@ use std::{
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, SendMessageBatchRequestEntry};
 use rhubarb_aws::{AwsBackend, AwsOptions, Connection};
 use rhubarb_core::{
-    backend::{Backend, Broker, ClaimPolicy, Finish, Log, OutgoingMessage, Settlement, Submission, Take, Window, Won},
-    config::{Config, NoVars, Overrides},
+    backend::{
+        Backend, Broker, ClaimPolicy, Finish, Log, OutgoingMessage, Settlement, Submission, Take, Window, Won,
+        rowless::{self, Ended},
+    },
+    config::{Config, NoVars, Overrides, Track},
     envelope::Envelope,
     ids::{QueueName, ReceiptHandle, TaskId, TaskName, WorkerId},
     outcome::Outcome,
@@ -31,7 +34,7 @@ type Requests = BTreeMap<String, u64>;
 const BATCH: usize = 10;
 const LEASE: Duration = Duration::from_secs(60);
 const KEEP: Duration = Duration::from_secs(60 * 60);
-const CONFIG: &str = "[app]\nname = \"light\"\nbackend = \"aws\"\n[functions.f]\npackage = \"f\"\n[queues.bare]\n[queues.broker]\n[queues.lease]\n[queues.message]\n";
+const CONFIG: &str = "[app]\nname = \"light\"\nbackend = \"aws\"\n[functions.f]\npackage = \"f\"\n[queues.bare]\n[queues.broker]\n[queues.none]\ntrack = \"none\"\n[queues.lease]\n[queues.message]\n";
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
@@ -51,12 +54,17 @@ async fn main() -> Result<(), AnyError> {
     let began = Instant::now();
     broker(backend.broker(), &queue("broker")?, tasks).await?;
     told("the broker alone", tasks, began, Some(loop_rate), &since(&before, backend.requests()));
-    for (name, ack) in [("lease", AckMode::Lease), ("message", AckMode::Message)] {
+    for (name, track, ack) in [
+        ("none", Track::None, AckMode::Message),
+        ("lease", Track::Full, AckMode::Lease),
+        ("message", Track::Full, AckMode::Message),
+    ] {
         let before = backend.requests();
         let began = Instant::now();
-        whole(&backend, &queue(name)?, ack, tasks).await?;
+        whole(&backend, &config, &queue(name)?, ack, tasks).await?;
         let requests = since(&before, backend.requests());
-        told(&format!("whole tasks, track full, ack {name}"), tasks, began, Some(loop_rate), &requests);
+        let what = format!("whole tasks, track {track}, ack {}", ack.as_str());
+        told(&what, tasks, began, Some(loop_rate), &requests);
     }
     backend.close().await;
     Ok(())
@@ -122,10 +130,17 @@ async fn broker(broker: &dyn Broker, queue: &QueueName, tasks: usize) -> Result<
     Ok(())
 }
 
-async fn whole(backend: &AwsBackend, queue: &QueueName, ack: AckMode, tasks: usize) -> Result<(), AnyError> {
+async fn whole(
+    backend: &AwsBackend,
+    config: &Config,
+    queue: &QueueName,
+    ack: AckMode,
+    tasks: usize,
+) -> Result<(), AnyError> {
+    let track = config.queue(queue).map_or(Track::Full, |queue| queue.track);
     for _ in 0..tasks / BATCH {
         let batch = (0..BATCH).map(|_| submission(queue)).collect::<Result<Vec<_>, _>>()?;
-        for answer in backend.submit(&batch, Timestamp::from_system(SystemTime::now())).await {
+        for answer in rowless::submit(backend, config, &batch, Timestamp::from_system(SystemTime::now())).await {
             answer?;
         }
     }
@@ -137,15 +152,24 @@ async fn whole(backend: &AwsBackend, queue: &QueueName, ack: AckMode, tasks: usi
         raw_task: None,
         purged_before: None,
         keep: (KEEP, KEEP),
+        limits: rhubarb_core::permit::QueueLimits::NONE,
     };
     let worker = WorkerId::new("light")?;
     let mut left = tasks / BATCH * BATCH;
     while left > 0 {
         let take = Take { policy: &policy, worker: &worker, max: BATCH, wait: Duration::ZERO };
-        let won = backend.take(take).await?.won;
+        let won = rowless::take(backend, track, take).await?.won;
         left -= won.len();
         let finishes: Vec<Finish> = won.iter().map(|won| finish(queue, won)).collect();
-        for settled in backend.finish(&finishes).await {
+        let ended = |(won, finish)| Ended { won, finish, unknown: false };
+        let settled = match track {
+            Track::Full => backend.finish(&finishes).await,
+            Track::Failures | Track::None => {
+                let ended: Vec<Ended<'_>> = won.iter().zip(&finishes).map(ended).collect();
+                rowless::finish(backend, track, queue, &worker, &ended).await
+            }
+        };
+        for settled in settled {
             settled?;
         }
     }

@@ -51,7 +51,7 @@ impl From<ClientError> for CliError {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Store(error) => error.into(),
-            ClientError::NoTask(_) => Self::Task(error.to_string()),
+            ClientError::NoTask(_) | ClientError::NoRow { .. } => Self::Task(error.to_string()),
             other => Self::Usage(chain(&other)),
         }
     }

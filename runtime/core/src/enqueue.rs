@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     backend::{BlobKey, StoreError, Submission, Window},
-    config::Config,
+    config::{Config, Track},
     envelope::{BlobRef, Envelope, Trace, null},
     ids::{QueueName, TaskId, TaskName},
     limits::Limits,
@@ -102,6 +102,10 @@ impl NewTask {
             .map_err(|error| StoreError::Invalid(error.to_string()))?;
         let Some(policy) = config.policy(&queue, &self.task) else { return Err(StoreError::NoQueue(queue)) };
         self.check_keys(limits)?;
+        let track = config.queue(&queue).map_or(Track::Full, |queue| queue.track);
+        if track != Track::Full {
+            self.check_rowless(&queue, track, limits, now)?;
+        }
         self.check_order(&queue, config.queue(&queue).is_some_and(|queue| queue.fifo))?;
         let not_before = match (self.delay, self.not_before) {
             (Some(_), Some(_)) => return invalid("`delay` and `not_before` (eta) are both given: keep one"),
@@ -144,7 +148,40 @@ impl NewTask {
         envelope.root = self.parent.map(|(_, root)| root);
         envelope.trace = self.trace;
         envelope.producer = self.producer;
-        Ok(Prepared { envelope, queue, window: self.window, inline_bytes_max: limits.inline_bytes_max })
+        // Without a row nothing would ever delete a claim check: such arguments travel in the message.
+        let inline_bytes_max = if track == Track::Full { limits.inline_bytes_max } else { usize::MAX };
+        Ok(Prepared { envelope, queue, window: self.window, inline_bytes_max })
+    }
+
+    /// What only rows can keep, on a queue that keeps none.
+    fn check_rowless(
+        &self,
+        queue: &QueueName,
+        track: Track,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let because = format!("queue {queue} has track = \"{track}\" and keeps no rows");
+        let fix = format!("or write track = \"full\" in [queues.{queue}]");
+        let keys = [("idempotency_key", &self.idempotency_key), ("concurrency_key", &self.concurrency_key)];
+        if let Some((name, _)) = keys.into_iter().find(|(_, key)| key.is_some()) {
+            return invalid(format!("`{name}` is given, and {because} to know it by: leave it out, {fix}"));
+        }
+        let delay = self.delay.or_else(|| self.not_before.map(|at| at.since(now))).unwrap_or_default();
+        if delay > limits.delay_max {
+            let max = limits.delay_max;
+            return invalid(format!(
+                "`delay` or `not_before` (eta) is {delay:?} ahead, and {because}: only the queue delays, {max:?} at most. Ask for less, {fix}"
+            ));
+        }
+        let bytes = self.args.get().len();
+        if bytes > limits.message_bytes_max {
+            let max = limits.message_bytes_max;
+            return invalid(format!(
+                "`args` has {bytes} bytes, and {because}: arguments travel in the message, which holds {max} at most. Store them and pass a reference, {fix}"
+            ));
+        }
+        Ok(())
     }
 
     /// What SQS would refuse or silently leave out, by the kind of queue.

@@ -114,6 +114,9 @@ impl<'de> Deserialize<'de> for TaskId {
 pub struct FencingToken(pub u64);
 
 impl FencingToken {
+    /// That of nobody: lower than every claim's.
+    pub const NONE: Self = Self(0);
+
     /// The token of the next holder.
     #[must_use]
     pub const fn next(self) -> Self {
@@ -197,6 +200,15 @@ macro_rules! names {
             }
         }
     )*};
+}
+
+impl QueueName {
+    /// The queue that the broker itself moves messages to which were received too often. None where its name would
+    /// be too long for one.
+    #[must_use]
+    pub fn dead_letters(&self) -> Option<Self> {
+        Self::new(&format!("{self}-dead")).ok()
+    }
 }
 
 names! {

@@ -14,6 +14,7 @@ use crate::{
     ids::{FencingToken, WorkerId},
     limits::{DOORBELL_AGE_MAX, DOORBELL_PATIENCE, INTERRUPTIONS_MAX, Limits, SNOOZES_MAX},
     outcome::{Failure, Outcome},
+    permit::{Gate, Permit, QueueLimits, Scope, Stage},
     time::{LeaseTime, Now, Timestamp},
 };
 
@@ -92,14 +93,16 @@ impl State {
             (S::Scheduled | S::Waiting | S::Queued | S::Retrying, M::Claim) => Some(S::Running),
             // The lease has ended: a newer holder takes over, and the older one is refused ever after.
             (S::Running, M::TakeOver) => Some(S::Running),
-            // Reaped but not claimed since: the last holder may still go on, or settle, so that an
-            // outage of the store does not cost a day of work.
-            (S::Running | S::Queued, M::Renew) => Some(S::Running),
-            (S::Running | S::Queued, M::Succeed) => Some(S::Succeeded),
-            (S::Running | S::Queued, M::Bury) => Some(S::Failed),
-            (S::Running | S::Queued, M::Retry) => Some(S::Retrying),
-            (S::Running | S::Queued, M::GiveBack) => Some(S::Queued),
-            (S::Running | S::Queued, M::Stop) => Some(S::Cancelled),
+            // Reaped but not claimed since (perhaps parked): the last holder may still go on, or settle, so
+            // that an outage of the store does not cost a day of work.
+            (S::Running | S::Queued | S::Waiting, M::Renew) => Some(S::Running),
+            (S::Running | S::Queued | S::Waiting, M::Succeed) => Some(S::Succeeded),
+            (S::Running | S::Queued | S::Waiting, M::Bury) => Some(S::Failed),
+            (S::Running | S::Queued | S::Waiting, M::Retry) => Some(S::Retrying),
+            (S::Running | S::Queued | S::Waiting, M::GiveBack) => Some(S::Queued),
+            (S::Running | S::Queued | S::Waiting, M::Stop) => Some(S::Cancelled),
+            (S::Scheduled | S::Waiting | S::Queued | S::Retrying, M::Park) => Some(S::Waiting),
+            (S::Waiting, M::Call) => Some(S::Queued),
             (S::Running, M::Reap) => Some(S::Queued),
             (S::Running, M::Lose) => Some(S::Failed),
             (S::Scheduled | S::Waiting | S::Queued | S::Retrying, M::Cancel) => Some(S::Cancelled),
@@ -160,11 +163,15 @@ pub enum Move {
     Expire,
     /// Somebody brings a buried task back.
     Redrive,
+    /// No permit is free: it waits for one, without a doorbell.
+    Park,
+    /// A permit may be free: it is to ask again.
+    Call,
 }
 
 impl Move {
     /// All moves.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Claim,
         Self::TakeOver,
         Self::Renew,
@@ -179,6 +186,8 @@ impl Move {
         Self::CancelLost,
         Self::Expire,
         Self::Redrive,
+        Self::Park,
+        Self::Call,
     ];
 }
 
@@ -255,6 +264,8 @@ pub struct Row {
     pub snoozes: u32,
     /// How often it was redriven.
     pub redriven: u32,
+    /// What it has to do with the limits of its queue; none where there are none.
+    pub permit: Option<Box<Permit>>,
 }
 
 /// The store refuses a write: the holder is not the newest, or the move is not legal from here.
@@ -280,6 +291,8 @@ pub struct ClaimTerms<'a> {
     pub max_attempts: u32,
     /// Tasks of this queue that became available at or before this and do not run are cancelled.
     pub purged_before: Option<Timestamp>,
+    /// How many tasks of this queue may run.
+    pub limits: QueueLimits,
 }
 
 /// What a claim came to.
@@ -298,6 +311,8 @@ pub enum Claim {
     NotYet(Timestamp),
     /// It is settled (perhaps by this very claim: cancelled, expired).
     Settled,
+    /// No permit is free: its row waits for one, and whoever gives one back rings.
+    Parked,
 }
 
 /// What becomes of a delivery after the row has answered.
@@ -322,7 +337,7 @@ impl Claim {
         match *self {
             Self::Won if ack == AckMode::Lease => Disposition::Delete,
             Self::Won => Disposition::Keep,
-            Self::Held { ack: AckMode::Lease, .. } | Self::Settled => Disposition::Delete,
+            Self::Held { ack: AckMode::Lease, .. } | Self::Settled | Self::Parked => Disposition::Delete,
             Self::Held { left: lease_left, ack: AckMode::Message } => {
                 Disposition::Hide((lease_left + crate::limits::HELD_MARGIN).min(left))
             }
@@ -391,6 +406,7 @@ impl Row {
             interruptions: 0,
             snoozes: 0,
             redriven: 0,
+            permit: None,
         }
     }
 
@@ -398,6 +414,13 @@ impl Row {
     #[must_use]
     pub fn poisoned(now: Timestamp) -> Self {
         Self { state: State::Failed, ..Self::submitted(None, None, None, now, &Limits::AWS) }
+    }
+
+    /// The row of a task that had none and has failed: as a holder would have left it.
+    #[must_use]
+    pub fn buried(attempt: u32, max_attempts: u32, now: Timestamp) -> Self {
+        let fence = FencingToken::NONE.next();
+        Self { fence, attempt, max_attempts: max_attempts.max(attempt), ..Self::poisoned(now) }
     }
 
     /// Tries to win the task for a worker.
@@ -445,7 +468,70 @@ impl Row {
         });
         self.not_before = None;
         self.ring_at = None;
+        self.permit = None;
         Claim::Won
+    }
+
+    /// Tries to win the task where the queue is limited, or the row has a permit. `gate` holds the meters of
+    /// [`Gate::scopes`] and changes with the row: the store writes both, or neither.
+    pub fn claim_within(&mut self, terms: &ClaimTerms<'_>, gate: &mut Gate, now: Now) -> Claim {
+        let before = self.clone();
+        let claim = self.claim(terms, now);
+        if claim != Claim::Won {
+            gate.moved(before.permit.as_deref(), self.permit.as_deref());
+            return claim;
+        }
+        match gate.admit(&terms.limits, before.permit.as_deref(), now.epoch) {
+            Ok(permit) => {
+                self.permit = permit.map(Box::new);
+                Claim::Won
+            }
+            Err(scope) => {
+                *self = before;
+                self.park(scope, gate, terms)
+            }
+        }
+    }
+
+    /// Leaves the task to whoever gives a permit back. One whose holder fell silent is left to the reaper, which
+    /// also gives back what it holds.
+    fn park(&mut self, scope: Scope, gate: &mut Gate, terms: &ClaimTerms<'_>) -> Claim {
+        let Some(state) = self.state.after(Move::Park) else {
+            let (lease, ack) = self.hold.as_ref().map_or((terms.lease, terms.ack), |hold| (hold.lease, hold.ack));
+            return Claim::Held { left: lease, ack };
+        };
+        let parked = Permit { key: gate.key.clone(), stage: Stage::Parked { scope } };
+        gate.moved(self.permit.as_deref(), Some(&parked));
+        self.permit = Some(Box::new(parked));
+        self.state = state;
+        self.not_before = None;
+        self.ring_at = None;
+        Claim::Parked
+    }
+
+    /// Calls a parked task, whose meter is in `gate`: it is queued and to be rung, or expired where it is too late
+    /// for it. Returns whether it was called or ended; else it is not parked for this scope, or none may be called.
+    pub fn call(&mut self, scope: Scope, gate: &mut Gate, now: Timestamp) -> bool {
+        let parked = self.permit.as_deref().and_then(Permit::parked_for) == Some(scope);
+        let at = gate.meter(scope).as_mut().and_then(|meter| {
+            meter.prune(now);
+            meter.call_for(now)
+        });
+        let (Some(at), Some(state), true) = (at, self.state.after(Move::Call), parked) else { return false };
+        let before = self.permit.take();
+        if self.expires.is_some_and(|expires| expires <= now) {
+            self.end(State::Expired);
+        } else {
+            let limited = gate.meter(scope).as_ref().is_some_and(|meter| meter.limits.rate.is_some());
+            let stage = Stage::Called { scope, slot: limited.then_some(at) };
+            let key = before.as_ref().and_then(|permit| permit.key.clone());
+            self.permit = Some(Box::new(Permit { key, stage }));
+            self.state = state;
+            self.not_before = (at > now).then_some(at);
+            self.ring_anew(now);
+        }
+        gate.moved(before.as_deref(), self.permit.as_deref());
+        true
     }
 
     fn end_at_claim(&mut self, step: Move) -> Claim {
@@ -456,7 +542,8 @@ impl Row {
     }
 
     /// Keeps the lease of the holder with this token; also when the reaper has queued the task again
-    /// but nobody has claimed it since.
+    /// but nobody has claimed it since. Where its permit has gone back meanwhile, the store keeps the lease
+    /// only if one is free.
     pub fn renew(&mut self, fence: FencingToken, now: Now) -> Renewed {
         let Some(state) = self.state.after(Move::Renew).filter(|_| self.is_held_by(fence)) else {
             return Renewed::Lost;
@@ -465,6 +552,9 @@ impl Row {
         hold.until = now.lease.after(hold.lease);
         self.state = state;
         self.ring_at = None;
+        if let Some(permit) = &mut self.permit {
+            permit.regain();
+        }
         Renewed::Kept { cancel_asked: self.cancel_asked }
     }
 
@@ -472,7 +562,9 @@ impl Row {
     /// handed back the task since.
     #[must_use]
     pub fn is_held_by(&self, fence: FencingToken) -> bool {
-        self.fence == fence && self.hold.is_some() && matches!(self.state, State::Running | State::Queued)
+        self.fence == fence
+            && self.hold.is_some()
+            && matches!(self.state, State::Running | State::Queued | State::Waiting)
     }
 
     /// Records what the attempt of the holder with this token came to.
@@ -538,6 +630,7 @@ impl Row {
         self.ring_at = None;
         self.cancel_asked = false;
         self.alone = false;
+        self.permit = None;
     }
 
     fn put_back(&mut self, delay: Duration, now: Now, limits: &Limits) -> Result<Settled, Refused> {
@@ -545,6 +638,7 @@ impl Row {
         self.state = self.state.after(step).ok_or(self.refused())?;
         self.fence = self.fence.next();
         let held = self.hold.take();
+        self.permit = None;
         self.queued_at = now.epoch;
         self.not_before = (!delay.is_zero()).then(|| now.epoch.after(delay));
         let ring_at = now.epoch.after(delay).before(limits.delay_max).max(now.epoch);
@@ -595,6 +689,9 @@ impl Row {
             AckMode::Message => hold.lease * 2,
         };
         self.state = self.state.after(Move::Reap).ok_or(self.refused())?;
+        if let Some(permit) = &mut self.permit {
+            permit.give_back();
+        }
         self.queued_at = now.epoch;
         self.unring(now.epoch.after(wait));
         if wait.is_zero() {

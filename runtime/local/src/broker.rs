@@ -202,6 +202,11 @@ impl Transaction<'_> {
              do update set declared = 1, max_receives = excluded.max_receives, dead_letters = excluded.dead_letters",
         )?
         .execute(params![queue, spec.max_receives, dead])?;
+        // A dead-letter queue is a queue too: it can be sent to and received from.
+        let declare_dead = "insert into queue(queue, declared) values(?1, 1) on conflict(queue) do update set declared = 1";
+        if let Some(dead) = dead {
+            self.prepare(declare_dead)?.execute([dead])?;
+        }
         Ok(())
     }
 

@@ -50,6 +50,18 @@ async fn the_joined_verbs_are_as_in_two_steps() {
 }
 
 #[tokio::test]
+async fn tasks_without_a_row_are_as_in_any_backend() {
+    let (store, time) = new();
+    exercise::rowless(&store.backend, &time).await;
+}
+
+#[tokio::test]
+async fn the_limits_are_kept_as_they_are_elsewhere() {
+    let (store, time) = new();
+    exercise::limits(&store.backend, &time).await;
+}
+
+#[tokio::test]
 async fn the_blobs_are_as_blobs_are() {
     // Files have the real clock's times.
     let (store, _) = new();

@@ -48,6 +48,20 @@ async fn the_joined_verbs_do_their_exercise() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tasks_without_a_row_do_their_exercise() {
+    let (memory, time) = on_paused_time(Duration::ZERO);
+    exercise::rowless(&memory, &time).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limits_do_their_exercise() {
+    for lag in [Duration::ZERO, Duration::from_secs(1)] {
+        let (memory, time) = on_paused_time(lag);
+        exercise::limits(&memory, &time).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_exercises_hold_for_indexes_that_lag() {
     let (memory, time) = on_paused_time(Duration::from_secs(1));
     exercise::tasks(memory.tasks(), &time).await;

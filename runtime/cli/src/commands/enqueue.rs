@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use rhubarb::Client;
 use rhubarb_core::{
+    backend::Window,
+    config::{Config, QueueConfig, Track},
     ids::{QueueName, TaskId, TaskName},
     row::State,
     time::Timestamp,
@@ -55,6 +57,9 @@ pub(crate) struct Enqueue {
     /// A second task of this name with this key is the first one
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+    /// For how long the key is remembered: a duration, or until-settled [default: 1d]
+    #[arg(long, value_name = "WINDOW", value_parser = window, requires = "idempotency_key")]
+    window: Option<Window>,
     /// Tasks with the same key run in order (FIFO queues)
     #[arg(long, value_name = "KEY")]
     ordering_key: Option<String>,
@@ -94,6 +99,13 @@ struct Waited {
     output: Option<Box<RawValue>>,
 }
 
+fn window(text: &str) -> Result<Window, String> {
+    if text == "until-settled" {
+        return Ok(Window::UntilSettled);
+    }
+    values::duration(text).map(Window::For).map_err(|error| format!("{error}, or until-settled"))
+}
+
 impl Enqueue {
     /// Enqueues the task.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
@@ -101,6 +113,9 @@ impl Enqueue {
         let client = session.client().await?;
         know(client.config(), self.queue.as_slice())?;
         let (wait, wait_timeout) = (self.wait, self.wait_timeout);
+        if wait {
+            self.can_be_waited_for(client.config())?;
+        }
         let accepted = self.enqueue(&client, args).await?;
         if !wait {
             return match session.screen.json() {
@@ -111,6 +126,17 @@ impl Enqueue {
         let before = if accepted.existing { " was there before" } else { "" };
         session.screen.note(format!("task {}{before}", accepted.id));
         wait_for(session, &client, accepted.id, wait_timeout).await
+    }
+
+    /// Refuses before anything is sent: nobody could tell when the task is done.
+    fn can_be_waited_for(&self, config: &Config) -> Result<()> {
+        let queue = config.route(&self.task, self.queue.as_ref(), None).ok().and_then(|queue| config.queue(&queue));
+        match queue {
+            Some(QueueConfig { name, track: track @ (Track::Failures | Track::None), .. }) => Err(CliError::Usage(format!(
+                "`--wait`: queue {name} has track = \"{track}\" and keeps no row to wait for: leave it out, or write track = \"full\" in [queues.{name}]"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     async fn enqueue(self, client: &Client, args: Box<RawValue>) -> Result<Accepted> {
@@ -128,6 +154,9 @@ impl Enqueue {
             // Counted from the time it may start, so that a delayed task has the same chance.
             let from = self.eta.unwrap_or_else(|| values::now().after(self.delay.unwrap_or_default()));
             task = task.expires(expires.ahead(from));
+        }
+        if let Some(window) = self.window {
+            task = task.window(window);
         }
         if let Some(timeout) = self.timeout {
             task = task.timeout(timeout);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     backend::{Result, StoreError},
+    config::QueueConfig,
     ids::{MessageId, QueueName, ReceiptHandle},
     limits::Limits,
     time::Timestamp,
@@ -74,6 +75,16 @@ pub struct QueueSpec {
     pub max_receives: Option<u32>,
     /// Where such messages go.
     pub dead_letters: Option<QueueName>,
+}
+
+impl QueueSpec {
+    /// What a queue of the configuration must be like.
+    #[must_use]
+    pub fn of(queue: &QueueConfig) -> Self {
+        let dead_letters = queue.dead_letters();
+        let max_receives = dead_letters.is_some().then_some(queue.max_receives);
+        Self { queue: queue.name.clone(), max_receives, dead_letters }
+    }
 }
 
 /// Queues.

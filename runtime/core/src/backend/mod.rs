@@ -13,6 +13,7 @@ mod claim;
 mod doorbell;
 mod error;
 mod joined;
+pub mod rowless;
 mod schedules;
 mod tasks;
 mod workers;
@@ -25,8 +26,8 @@ pub use error::{Result, StoreError};
 pub use joined::{Backend, ClaimPolicy, Finish, Purged, Take, Taken, Won, backoff_for_newer, poison_failure, too_late};
 pub use schedules::{Current, Noted, ScheduleRecord, Schedules};
 pub use tasks::{
-    AttemptRecord, ClaimAnswer, ClaimRequest, Cursor, DueLease, DueRing, Filter, IdempotencyKey, Log, Page, Progress,
-    QueueRow, Renewal, Report, Rung, Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
-    Window, WonRow,
+    AttemptRecord, Buried, Called, ClaimAnswer, ClaimRequest, Cursor, DueLease, DueRing, Filter, Glance,
+    IdempotencyKey, Log, Page, Progress, QueueRow, Reach, Renewal, Report, Rung, Settlement, StateCount, Submission,
+    Submitted, TaskDetail, TaskRecord, Tasks, Window, WonRow,
 };
 pub use workers::{Heard, WorkerRecord, WorkerState, Workers};

@@ -1,11 +1,13 @@
 //! What every host of tasks may do: rights of the Lambda functions' roles and of the workers' alike.
 
+use rhubarb_core::config::Track;
+
 use super::plan::{Origin, Plan};
 
 /// Statements on all queues, the rows and the blobs, indented as entries of a policy document.
 pub(super) fn of_hosts(plan: &Plan<'_>) -> String {
     let all: String = plan.queues.iter().map(|queue| format!("                  - {}\n", queue.arn())).collect();
-    let dead = dead_letters(plan);
+    let dead = dead_letters(plan) + &put_aside(plan);
     format!(
         r#"              - Sid: EveryQueue # enqueue children, ring for tasks that are due, count
                 Effect: Allow
@@ -60,6 +62,23 @@ fn dead_letters(plan: &Plan<'_>) -> String {
                   - sqs:DeleteMessage
                   - sqs:GetQueueUrl
                   - sqs:GetQueueAttributes
+                Resource:
+{arns}"
+    )
+}
+
+/// The right to put failed tasks into the dead-letter queues of queues that keep no rows.
+fn put_aside(plan: &Plan<'_>) -> String {
+    let rowless = plan.queues.iter().filter(|queue| queue.config.track == Track::None);
+    let made = rowless.filter(|queue| matches!(queue.origin, Origin::Made { .. }));
+    let arns: String = made.map(|queue| format!("                  - !GetAtt Dead{}.Arn\n", queue.id)).collect();
+    if arns.is_empty() {
+        return String::new();
+    }
+    format!(
+        r"              - Sid: PutAside # a failed task without a row
+                Effect: Allow
+                Action: sqs:SendMessage
                 Resource:
 {arns}"
     )

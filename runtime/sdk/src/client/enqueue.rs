@@ -19,10 +19,11 @@ use futures::{
     stream::{self, BoxStream},
 };
 use rhubarb_core::{
-    backend::{BlobKey, Submission, Submitted},
+    backend::{BlobKey, Submission, Submitted, rowless},
     enqueue::Prepared,
     ids::TaskId,
 };
+use rhubarb_telemetry::spans;
 
 use super::{Client, ClientError, Handle};
 use crate::{
@@ -146,54 +147,69 @@ const fn enqueued(id: TaskId, submitted: Submitted) -> Enqueued {
     }
 }
 
-/// A task that is routed and checked.
-enum Ready {
+/// A task that is routed and checked, and the span of its sending.
+struct Ready {
+    what: What,
+    span: spans::Send,
+}
+
+enum What {
     Small(Submission),
     /// Its arguments are stored first, under this key.
     Large(Box<Prepared>, BlobKey),
 }
 
-impl From<Prepared> for Ready {
-    fn from(prepared: Prepared) -> Self {
-        match prepared.needs_claim_check() {
-            None => Self::Small(prepared.submission()),
-            Some(key) => Self::Large(Box::new(prepared), key),
-        }
+impl Ready {
+    /// What the caller does now is what the task hangs under.
+    fn new(client: &Client, mut prepared: Prepared) -> Self {
+        let span = spans::Send::begin(&client.queues, &mut prepared, &spans::Context::current());
+        let what = match prepared.needs_claim_check() {
+            None => What::Small(prepared.submission()),
+            Some(key) => What::Large(Box::new(prepared), key),
+        };
+        Self { what, span }
     }
 }
 
 fn prepare(client: &Client, task: NewTask) -> Result<Ready, ClientError> {
     let task = task.into_inner().map_err(ClientError::Invalid)?;
     let limits = client.backend().broker().limits();
-    Ok(task.prepare(client.config(), limits, client.now(), TaskId::mint())?.into())
+    Ok(Ready::new(client, task.prepare(client.config(), limits, client.now(), TaskId::mint())?))
 }
 
 /// Submits one task that somebody else has prepared.
 pub(super) async fn submit_prepared(client: &Client, prepared: Prepared) -> Result<TaskId, ClientError> {
-    let answer = submit(client, vec![Ok(prepared.into())]).await.pop();
+    let answer = submit(client, vec![Ok(Ready::new(client, prepared))]).await.pop();
     answer.unwrap_or(Err(unanswered())).map(|(id, _)| id)
 }
 
 /// Submits what is prepared: one result each, in order.
 async fn submit(client: &Client, window: Window) -> Vec<Result<(TaskId, Submitted), ClientError>> {
     let mut results: Vec<Option<Result<(TaskId, Submitted), ClientError>>> = Vec::with_capacity(window.len());
-    let mut submissions = Vec::with_capacity(window.len());
+    let (mut submissions, mut spans) = (Vec::with_capacity(window.len()), Vec::with_capacity(window.len()));
     for ready in window {
         let submission = match ready {
-            Ok(Ready::Small(submission)) => Ok(submission),
-            Ok(Ready::Large(prepared, key)) => with_claim_check(client, *prepared, key).await,
+            Ok(Ready { what, span }) => {
+                let submission = match what {
+                    What::Small(submission) => Ok(submission),
+                    What::Large(prepared, key) => with_claim_check(client, *prepared, key).await,
+                };
+                submission.map(|submission| (submission, span))
+            }
             Err(error) => Err(error),
         };
         results.push(submission.map_or_else(
             |error| Some(Err(error)),
-            |submission| {
+            |(submission, span)| {
                 submissions.push(submission);
+                spans.push(span);
                 None
             },
         ));
     }
     if !submissions.is_empty() {
-        let answers = client.backend().submit(&submissions, client.now()).await;
+        let answers = rowless::submit(client.backend(), client.config(), &submissions, client.now()).await;
+        spans.into_iter().zip(&answers).for_each(|(span, answer)| span.end(answer));
         let mut answers = submissions.iter().zip(answers);
         for open in results.iter_mut().filter(|result| result.is_none()) {
             *open = answers.next().map(|(submission, answer)| Ok((submission.id, answer?)));

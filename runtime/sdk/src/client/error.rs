@@ -20,6 +20,16 @@ pub enum ClientError {
     /// There is no such task, or its time to be kept has passed.
     #[error("there is no task {0}")]
     NoTask(TaskId),
+    /// There is no row of such a task, and these queues keep none of those that wait, run or have succeeded.
+    #[error(
+        "there is no row of task {id}: it may be one of queue {queues}, which keeps none (`track`), so that nobody can say whether it waits, runs or is done. Write track = \"full\" where results are wanted"
+    )]
+    NoRow {
+        /// The task.
+        id: TaskId,
+        /// The queues, with commas.
+        queues: String,
+    },
     /// The backend did not do it.
     #[error(transparent)]
     Store(StoreError),

@@ -16,13 +16,18 @@
 mod backend;
 mod blobs;
 mod broker;
+mod limits;
+mod rowless;
 mod schedules;
 mod tasks;
 mod workers;
 
 use std::{pin::pin, time::Duration};
 
-pub use self::{backend::backend, blobs::blobs, broker::broker, schedules::schedules, tasks::tasks, workers::workers};
+pub use self::{
+    backend::backend, blobs::blobs, broker::broker, limits::limits, rowless::rowless, schedules::schedules, tasks::tasks,
+    workers::workers,
+};
 use futures::future::{LocalBoxFuture, join_all};
 use rhubarb_core::{
     backend::Window,

@@ -1,7 +1,7 @@
 //! Accepting tasks: a row where none is. A late put cannot overwrite a claim.
 
 use rhubarb_core::{
-    backend::{Result, Submission, Submitted},
+    backend::{Buried, Result, Submission, Submitted},
     ids::{QueueName, TaskId, TaskName},
     outcome::Failure,
     row::Row,
@@ -10,8 +10,9 @@ use rhubarb_core::{
 
 use super::DynamoTasks;
 use crate::table::{
+    Expression,
     attributes::damaged,
-    record::{KEEP, Record},
+    record::{KEEP, LOG_IN_ROW_BYTES_MAX, Record},
     rows::{Saved, new_mark},
 };
 
@@ -67,6 +68,25 @@ impl DynamoTasks {
             Ok(Accepted::Keyed(_)) => self.table.discard_parts(record, None).await?,
         }
         accepted
+    }
+
+    /// Puts the failed row of a task that had none; where a row is, it stays. A long log is written before it.
+    pub(super) async fn bury_task(&self, buried: &Buried) -> Result<()> {
+        let Buried { submission, submitted, attempt, max_attempts, worker, started, failure, log, keep } = buried;
+        self.meet(&submission.queue).await?;
+        let now = self.table.now().await?.epoch;
+        let mut record = Record::new(submission, Row::buried(*attempt, *max_attempts, *submitted));
+        if log.text.len() > LOG_IN_ROW_BYTES_MAX {
+            self.table.put_log(submission.id, record.row.fence, log, Expression::new()).await?;
+        }
+        record.begin(worker, *started);
+        record.end_attempt("failed", now);
+        record.keep_log(log);
+        record.fail(failure.clone());
+        record.close(now, *keep);
+        record.mark = new_mark();
+        self.accept(submission, &mut record, now).await?;
+        Ok(())
     }
 
     /// Puts a failed row for a message that cannot be read; where a row is, it stays.

@@ -1,0 +1,111 @@
+//! Queues that keep no rows, or those of failed tasks alone, over an emulator: the exercise, and what a task costs.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper that fails is a failed test")]
+
+mod common;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use common::{RealTime, config, connection};
+use rhubarb_aws::{AwsBackend, AwsOptions};
+use rhubarb_core::{
+    backend::{
+        Backend as _, ClaimPolicy, Finish, Log, Settlement, Submission, Take, Window, Won,
+        rowless::{self, Ended},
+    },
+    config::{Config, Track},
+    envelope::{Envelope, null},
+    ids::{QueueName, TaskId, TaskName, WorkerId},
+    outcome::{Failure, Outcome},
+    row::AckMode,
+    time::Timestamp,
+};
+use rhubarb_testkit::{emulator::Emulator, exercise};
+
+const QUEUES: &str = "[queues.none]\ntrack = \"none\"\n[queues.failures]\ntrack = \"failures\"\n";
+const TASKS: usize = 10;
+
+async fn backend(emulator: &Emulator, config: &Config) -> AwsBackend {
+    let options = AwsOptions { create: true, ..AwsOptions::default() };
+    AwsBackend::over(connection(emulator), config, options).await.unwrap()
+}
+
+#[tokio::test]
+async fn tasks_without_a_row_are_as_in_any_backend() {
+    let emulator = Emulator::start();
+    let backend = backend(&emulator, &config("")).await;
+    exercise::rowless(&backend, &RealTime).await;
+}
+
+/// Ten tasks of a queue from their enqueue to their end. Returns what they asked of each service.
+async fn run(backend: &AwsBackend, config: &Config, track: Track, outcome: &Outcome) -> BTreeMap<String, u64> {
+    let queue = QueueName::new(track.as_str()).unwrap();
+    // The first look for a queue, of a store for its clock, is a process's own.
+    backend.broker().counts(&queue).await.unwrap();
+    backend.broker().counts(&queue.dead_letters().unwrap()).await.unwrap();
+    let before = backend.requests();
+    let envelopes = (0..TASKS).map(|_| Envelope::new(TaskId::mint(), TaskName::new("t").unwrap(), null()));
+    let tasks: Vec<Submission> =
+        envelopes.map(|envelope| Submission::new(&envelope, queue.clone(), Window::DEFAULT)).collect();
+    let now = Timestamp::from_system(std::time::SystemTime::now());
+    for answer in rowless::submit(backend, config, &tasks, now).await {
+        answer.unwrap();
+    }
+    let worker = WorkerId::new("w").unwrap();
+    let keep = (Duration::from_secs(3600), Duration::from_secs(3600));
+    let policy = ClaimPolicy {
+        queue: queue.clone(),
+        ack: AckMode::Message,
+        lease: Duration::from_secs(30),
+        max_attempts: 3,
+        raw_task: None,
+        purged_before: None,
+        keep,
+        limits: rhubarb_core::permit::QueueLimits::NONE,
+    };
+    let mut won: Vec<Won> = Vec::new();
+    while won.len() < TASKS {
+        let take = Take { policy: &policy, worker: &worker, max: TASKS, wait: Duration::ZERO };
+        won.extend(rowless::take(backend, track, take).await.unwrap().won);
+    }
+    let finish = |won: &Won| {
+        let (outcome, log) = (outcome.clone(), Log::default());
+        let settlement = Settlement { id: won.id, fence: won.row.fence, outcome, log, keep };
+        Finish { queue: queue.clone(), settlement, receipt: won.receipt.clone(), hideable: policy.lease }
+    };
+    let finishes: Vec<Finish> = won.iter().map(finish).collect();
+    let ended: Vec<Ended<'_>> =
+        won.iter().zip(&finishes).map(|(won, finish)| Ended { won, finish, unknown: false }).collect();
+    for answer in rowless::finish(backend, track, &queue, &worker, &ended).await {
+        answer.unwrap();
+    }
+    let more = |(name, count): (String, u64)| (name.clone(), count - before.get(&name).copied().unwrap_or(0));
+    backend.requests().into_iter().map(more).filter(|(_, count)| *count > 0).collect()
+}
+
+fn only(asked: &BTreeMap<String, u64>, service: &str) -> BTreeMap<String, u64> {
+    asked.iter().filter(|(name, _)| name.starts_with(service)).map(|(name, count)| (name.clone(), *count)).collect()
+}
+
+#[tokio::test]
+async fn a_level_costs_what_the_documentation_says() {
+    let emulator = Emulator::start();
+    let config = config(QUEUES);
+    let backend = backend(&emulator, &config).await;
+    let failed = Outcome::Failed { failure: Failure::new("Broken", "no luck"), retry_in: None };
+    let of_sqs = |sends| {
+        let asked = [("SQS.SendMessageBatch", sends), ("SQS.ReceiveMessage", 1), ("SQS.DeleteMessageBatch", 1)];
+        asked.into_iter().map(|(name, count)| (name.to_owned(), count)).collect::<BTreeMap<String, u64>>()
+    };
+    for track in [Track::None, Track::Failures] {
+        let asked = run(&backend, &config, track, &Outcome::Succeeded(None)).await;
+        assert_eq!(asked, of_sqs(1), "ten tasks, three requests, nothing of the table");
+    }
+    let asked = run(&backend, &config, Track::None, &failed).await;
+    assert_eq!(asked, of_sqs(2), "ten dead letters are one request more");
+    // A process meets a queue once.
+    run(&backend, &config, Track::Failures, &failed).await;
+    let asked = run(&backend, &config, Track::Failures, &failed).await;
+    assert_eq!(only(&asked, "SQS."), of_sqs(1));
+    assert_eq!(only(&asked, "DynamoDB."), BTreeMap::from([("DynamoDB.PutItem".to_owned(), TASKS as u64)]));
+}
