@@ -12,6 +12,7 @@ pub mod emulator;
 pub mod exercise;
 mod faults;
 mod memory;
+pub mod model;
 pub mod simulation;
 
 pub use clock::{Clock, Clockwork, ManualClock, PausedTime};

@@ -7,6 +7,7 @@ use std::{
 
 use rhubarb_core::{
     backend::{Counts, Delivery, OutgoingMessage, QueueSpec, Result, StoreError},
+    envelope::Envelope,
     ids::{MessageId, QueueName, ReceiptHandle, TaskId},
     limits::Limits,
     time::{LeaseTime, Now, Timestamp},
@@ -34,6 +35,8 @@ struct Queue {
 #[derive(Clone)]
 struct Message {
     id: MessageId,
+    /// The task that it names.
+    task: TaskId,
     body: String,
     attributes: BTreeMap<String, String>,
     group: Option<String>,
@@ -56,8 +59,7 @@ impl Queue {
 
 impl Message {
     fn names(&self, id: TaskId) -> bool {
-        let id = id.to_string();
-        self.body.contains(&id) || self.id.as_str() == id
+        self.task == id
     }
 }
 
@@ -118,7 +120,9 @@ impl Queues {
         // A UUID as SQS gives them, made from the number alone so that a replay makes the same.
         let id = TaskId::from_bytes((0x7e57_u128 << 112 | u128::from(self.last)).to_be_bytes());
         let id = MessageId::new(id.to_string());
+        let named = Envelope::decode(&message.body, &id, None).map(|envelope| envelope.id);
         let new = Message {
+            task: named.unwrap_or_else(|_| TaskId::of_message(&id)),
             id: id.clone(),
             body: message.body.clone(),
             attributes: message.attributes.clone(),

@@ -250,7 +250,9 @@ async fn sweeper(stage: Stage, skew_ms: i64) {
             }
             Err(_) => reaper.read_failed(),
         }
-        if let Ok(due) = stage.backend.due_rings(MANY).await {
+        if stage.sabotage != Some(Sabotage::SilentSweep)
+            && let Ok(due) = stage.backend.due_rings(MANY).await
+        {
             stage.backend.ring(&due, stage.wall(skew_ms)).await;
         }
         let now = stage.monotonic();

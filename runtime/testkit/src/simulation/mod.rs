@@ -30,17 +30,20 @@ pub enum Sabotage {
     DropHeldDeliveries,
     /// The reaper judges leases by a worker's clock, at the first look.
     ReapByWorkerClock,
+    /// The sweep rings no doorbell.
+    SilentSweep,
     /// On a FIFO queue every doorbell of a task has the same deduplication id.
     SameBellAgain,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::NoFencing,
         Self::DeleteBeforeSettle,
         Self::DropHeldDeliveries,
         Self::ReapByWorkerClock,
+        Self::SilentSweep,
         Self::SameBellAgain,
     ];
 }
