@@ -18,6 +18,8 @@ from pathlib import Path
 from local_aws import ROOT, Mistake, client, install
 
 TEMPLATE = ROOT / "infra" / "template.yaml"
+# What goes to AWS is built with it too.
+PROFILE = "dist"
 # The functions run as processes of this machine.
 ARCHITECTURE = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
 
@@ -99,11 +101,11 @@ def default_stack() -> str:
     return f"{app['name']}-{app.get('stage', 'dev')}"
 
 
-def package() -> Path:
-    """Builds the zips of the light functions and returns their folder."""
+def package(profile: str) -> Path:
+    """Builds the zips of the light functions with this cargo profile and returns their folder."""
     print("building the functions' zips …", file=sys.stderr)
     rhubarb = ("cargo", "run", "--quiet", "--package", "rhubarb-cli", "--features", "aws", "--")
-    done = subprocess.run([*rhubarb, "package", "--arch", ARCHITECTURE], cwd=ROOT, stdout=sys.stderr)
+    done = subprocess.run([*rhubarb, "package", "--arch", ARCHITECTURE, "--profile", profile], cwd=ROOT, stdout=sys.stderr)
     if done.returncode != 0:
         raise Mistake("`rhubarb package` failed; see above, or start with --no-deploy")
     return ROOT / "dist" / "arm64" if ARCHITECTURE == "arm64" else ROOT / "dist"

@@ -38,7 +38,7 @@ const UNPACKED_BYTES_MAX: usize = 250 * 1024 * 1024;
 #[command(after_help = "\
 Examples:
   rhubarb package
-  rhubarb package --queue maintenance --out /tmp/zips
+  rhubarb package --queue maintenance --output /tmp/zips
   rhubarb package --arch arm64
   aws s3 cp --recursive dist/ s3://BUCKET/v1/       # then: aws cloudformation deploy, with CodePrefix=v1/
 
@@ -49,7 +49,7 @@ glibc of Lambda, also where this system has a newer one.")]
 pub(crate) struct Package {
     /// The folder for the zips
     #[arg(long, value_name = "FOLDER", default_value = "dist")]
-    out: PathBuf,
+    output: PathBuf,
     /// Only the function of this queue; may be given several times
     #[arg(long, value_name = "QUEUE")]
     queue: Vec<QueueName>,
@@ -188,8 +188,8 @@ impl Package {
     /// The template asks for the name; which processor's zip it is, the prefix says.
     fn path(&self, light: &Light, arch: Arch) -> PathBuf {
         let folder = match arch {
-            Arch::X86_64 => self.out.clone(),
-            Arch::Arm64 => self.out.join(arch.as_str()),
+            Arch::X86_64 => self.output.clone(),
+            Arch::Arm64 => self.output.join(arch.as_str()),
         };
         folder.join(format!("{}.zip", light.function))
     }
