@@ -46,7 +46,9 @@ mod proxied {
                 CliError::Usage("chaos needs an emulator of AWS on this machine: name it with --endpoint-url".into())
             })?;
             let proxy = FaultProxy::before(&endpoint).await.map_err(|error| {
-                CliError::Usage(format!("chaos is for an emulator on this machine, not for AWS: --endpoint-url: {error}"))
+                CliError::Usage(format!(
+                    "chaos is for an emulator on this machine, not for AWS: --endpoint-url: {error}"
+                ))
             })?;
             let open = |endpoint: &str, create| {
                 let options = AwsOptions { create, ..AwsOptions::default() };

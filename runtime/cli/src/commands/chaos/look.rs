@@ -6,11 +6,7 @@ use std::{
     time::Duration,
 };
 
-use rhubarb_core::{
-    backend::TaskDetail,
-    outcome::Output,
-    row::State,
-};
+use rhubarb_core::{backend::TaskDetail, outcome::Output, row::State};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},

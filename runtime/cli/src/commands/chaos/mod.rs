@@ -39,7 +39,9 @@ use crate::{
 
 /// Kill agents and functions at random, and see that no task is lost and none is committed twice
 #[derive(Args, Debug)]
-#[command(args_conflicts_with_subcommands = true, after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   rhubarb chaos
   rhubarb chaos --minutes 1 --tasks 2000 --seed 7 --json
@@ -47,7 +49,8 @@ Examples:
 
 It works in a folder of its own and never touches the application of rhubarb.toml. With --aws it wants an emulator on
 this machine; the queues, the table and the bucket of the stage that it makes there stay. The exit code is 0 if every
-task succeeded, none was lost and none was committed twice; 1 if not, and then the folder stays for a look.")]
+task succeeded, none was lost and none was committed twice; 1 if not, and then the folder stays for a look."
+)]
 pub(crate) struct Chaos {
     #[command(subcommand)]
     part: Option<Part>,
@@ -91,7 +94,6 @@ fn minutes(text: &str) -> Result<f64, String> {
 const DRAIN: Duration = Duration::from_secs(15);
 
 impl Chaos {
-
     /// Runs it.
     pub(crate) async fn run(mut self, session: &Session) -> Result<()> {
         match self.part.take() {

@@ -57,13 +57,7 @@ impl Stage {
         opened
     }
 
-    async fn open(
-        session: &Session,
-        seed: u64,
-        key: u64,
-        folder: &std::path::Path,
-        program: PathBuf,
-    ) -> Result<Self> {
+    async fn open(session: &Session, seed: u64, key: u64, folder: &std::path::Path, program: PathBuf) -> Result<Self> {
         let aws = session.global.aws || session.global.backend.as_deref() == Some("aws");
         let text = describe(&program, folder, key, aws)?;
         let file = folder.join("rhubarb.toml");

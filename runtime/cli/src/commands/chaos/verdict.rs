@@ -141,7 +141,10 @@ impl Report {
             format!("went wrong       {}", self.faults),
         ];
         if self.requests_disturbed > 0 {
-            lines.push(format!("                 {} requests lost, repeated, delayed or refused", self.requests_disturbed));
+            lines.push(format!(
+                "                 {} requests lost, repeated, delayed or refused",
+                self.requests_disturbed
+            ));
         }
         lines.extend([
             format!(
