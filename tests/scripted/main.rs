@@ -33,6 +33,8 @@ fn main() -> Result<(), rhubarb::Error> {
             .on(tasks::family)
             .on(tasks::litter)
             .on(tasks::grow)
+            .on(tasks::complain)
+            .on(tasks::once)
             .run(),
     )
 }

@@ -2,9 +2,10 @@
 
 use std::{io::Write as _, path::PathBuf, process::Command, time::Duration};
 
-use rhubarb::{Context, Task, TaskError};
+use rhubarb::{Context, Task, TaskError, core::backend::Window};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tracing::Instrument as _;
 
 macro_rules! task {
     ($(#[$doc:meta])* $type:ident = $name:literal -> $output:ty { $($(#[$fdoc:meta])* $field:ident: $kind:ty,)* }) => {
@@ -71,6 +72,34 @@ task!(
     /// Takes memory and keeps it; returns its process id.
     Grow = "grow" -> u32 { mib: usize, }
 );
+
+task!(
+    /// Prints six lines and fails, in its first attempts.
+    Complain = "complain" -> u32 { times: u32, }
+);
+task!(
+    /// Enqueues a task that does nothing so many times, under one key until that task is settled; returns the ids.
+    Once = "once" -> Vec<String> { key: String, times: u32, queue: String, }
+);
+
+pub(crate) async fn complain(task: Complain, cx: Context) -> Result<u32, TaskError> {
+    for line in 1..=6 {
+        println!("attempt {} line {line}", cx.attempt());
+    }
+    if cx.attempt() <= task.times {
+        return Err(TaskError::retry(format!("complaint {}", cx.attempt())));
+    }
+    Ok(cx.attempt())
+}
+
+pub(crate) async fn once(task: Once, cx: Context) -> Result<Vec<String>, TaskError> {
+    let mut ids = Vec::new();
+    for _ in 0..task.times {
+        let noop = cx.enqueue(Noop {}).queue(&task.queue).idempotency_key(&task.key);
+        ids.push(noop.window(Window::UntilSettled).await?.id.to_string());
+    }
+    Ok(ids)
+}
 
 pub(crate) async fn noop(_: Noop, _: Context) -> Result<(), TaskError> {
     Ok(())
@@ -180,12 +209,15 @@ pub(crate) async fn big(task: Big, _: Context) -> Result<String, TaskError> {
 }
 
 pub(crate) async fn family(task: Family, cx: Context) -> Result<Vec<String>, TaskError> {
-    let mut ids = Vec::new();
-    for n in 0..task.children {
-        let child = cx.enqueue(Echo { value: n.into() }).await?;
-        ids.push(child.id.to_string());
-    }
-    Ok(ids)
+    let raise = async {
+        let mut ids = Vec::new();
+        for n in 0..task.children {
+            let child = cx.enqueue(Echo { value: n.into() }).await?;
+            ids.push(child.id.to_string());
+        }
+        Ok(ids)
+    };
+    raise.instrument(tracing::info_span!("raise children")).await
 }
 
 pub(crate) async fn litter(task: Litter, _: Context) -> Result<u32, TaskError> {

@@ -59,9 +59,9 @@ pub(crate) struct Global {
     /// What to log: error, warn, info, debug, trace, or directives as in RUST_LOG
     #[arg(long, global = true, env = "RHUBARB_LOG_LEVEL", value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
-    /// In which form to log
-    #[arg(long, global = true, env = "RHUBARB_LOG_FORMAT", value_name = "FORMAT", default_value = "human")]
-    pub(crate) log_format: LogFormat,
+    /// In which form to log: json in a container, human elsewhere
+    #[arg(long, global = true, env = "RHUBARB_LOG_FORMAT", value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
     /// Log more: -v info, -vv debug, -vvv trace
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -92,10 +92,11 @@ pub(crate) enum Command {
     Enqueue(commands::enqueue::Enqueue),
     Tasks(commands::tasks::Tasks),
     Task(commands::task::Task),
+    Trace(commands::trace::Trace),
     Result(commands::result::ResultOf),
     Logs(commands::logs::Logs),
     Cancel(commands::cancel::Cancel),
-    Redrive(commands::redrive::Redrive),
+    Dead(commands::dead::Dead),
     Queues(commands::queues::Queues),
     Workers(commands::workers::Workers),
     Purge(commands::purge::Purge),

@@ -3,7 +3,14 @@
 //! The first of these that is given decides the level: `--log-level` or `RHUBARB_LOG_LEVEL`, `-v`,
 //! `RUST_LOG`, and what the command itself finds fitting.
 
-use tracing_subscriber::{EnvFilter, filter::Directive};
+use rhubarb_core::config::Vars;
+use rhubarb_telemetry::{
+    Telemetry,
+    logs::{self, Traced},
+};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, filter::Directive, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 use crate::{
     exit::{CliError, Result},
@@ -18,6 +25,17 @@ pub(crate) enum LogFormat {
     Human,
     /// One JSON document a line.
     Json,
+}
+
+impl LogFormat {
+    /// Variables that only a container has: those of ECS and of Kubernetes, and the one that podman and others set.
+    const OF_CONTAINERS: [&str; 3] = ["ECS_CONTAINER_METADATA_URI_V4", "KUBERNETES_SERVICE_HOST", "container"];
+
+    /// The form that fits the place, where none is asked for.
+    pub(crate) fn fitting(vars: &dyn Vars) -> Self {
+        let is_container = Self::OF_CONTAINERS.into_iter().any(|name| vars.get(name).is_some());
+        if is_container { Self::Json } else { Self::Human }
+    }
 }
 
 /// What was asked for.
@@ -48,15 +66,23 @@ impl LogChoice<'_> {
     }
 }
 
-/// Starts logging for this process.
-pub(crate) fn start(choice: &LogChoice<'_>, screen: &Screen) -> Result<()> {
+/// Starts logging for this process: to the screen, and by OTLP where that is asked for.
+pub(crate) fn start(choice: &LogChoice<'_>, screen: &Screen, telemetry: &Telemetry) -> Result<()> {
     let directives = choice.directives();
     let filter = filter(&directives)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen.clone());
-    let started = match choice.format {
-        LogFormat::Human => builder.with_ansi(screen.draws()).with_target(false).compact().try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
+    let lines = fmt::layer().with_writer(screen.clone());
+    let lines = match choice.format {
+        LogFormat::Human => {
+            let format = fmt::format().with_ansi(screen.draws()).with_target(false).compact();
+            lines.with_ansi(screen.draws()).event_format(Traced::human(format)).boxed()
+        }
+        LogFormat::Json => {
+            let format = fmt::format().json().flatten_event(true).with_current_span(false);
+            lines.fmt_fields(fmt::format::JsonFields::new()).event_format(Traced::json(format)).boxed()
+        }
     };
+    let exported = telemetry.logs().map(logs::exported);
+    let started = tracing_subscriber::registry().with(filter).with(lines).with(exported).try_init();
     started.map_err(|error| CliError::Configuration(format!("cannot start logging: {error}")))
 }
 

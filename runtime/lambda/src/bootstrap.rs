@@ -18,12 +18,14 @@ use rhubarb_core::{
     backend::Backend,
     config::{Config, Overrides, Vars as _},
 };
+use rhubarb_telemetry::spans::FutureExt as _;
 use serde_json::Value;
 
 use crate::{
     feeder::{Answer, Feeder, InvocationError},
     logging,
     plan::{self, InitError, Plan},
+    telemetry::OfSandbox,
 };
 
 /// An error of whatever kind.
@@ -46,7 +48,11 @@ pub async fn run(
     let began = Instant::now();
     let vars: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let texts = plan::texts(&vars);
-    logging::start(&texts);
+    let (telemetry, mistake) = OfSandbox::start(&texts);
+    logging::start(&texts, &telemetry.telemetry);
+    if let Some(mistake) = mistake {
+        tracing::error!(error = mistake, "telemetry is off: {mistake}");
+    }
     if let Some(missing) = NEEDED.into_iter().find(|name| texts.get(name).is_none()) {
         eprintln!(
             "{missing} is not set: this program is the bootstrap of a Lambda function, and AWS Lambda, or an emulator \
@@ -59,7 +65,7 @@ pub async fn run(
         Ok(feeder) => {
             let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             tracing::info!(init_ms = took_ms, "ready for invocations after {took_ms} ms");
-            serve(feeder).await
+            serve(feeder, telemetry).await
         }
         Err(error) => {
             tracing::error!(error = %error, "cannot start: {error}");
@@ -80,11 +86,13 @@ async fn start(
     Feeder::start(plan, backend).await
 }
 
-async fn serve(feeder: Feeder) -> ExitCode {
-    let feeder = &feeder;
+async fn serve(feeder: Feeder, telemetry: OfSandbox) -> ExitCode {
+    let (feeder, telemetry) = (&feeder, &telemetry);
     let handler = service_fn(async |event: LambdaEvent<Value>| -> Result<Answer, Diagnostic> {
         let deadline = event.context.deadline();
-        feeder.invoke(event.payload, deadline).await.map_err(diagnostic)
+        let answer = feeder.invoke(event.payload, deadline).with_context(telemetry.invocation(&event.context)).await;
+        telemetry.flush(deadline).await;
+        answer.map_err(diagnostic)
     });
     let ended = lambda_runtime::Runtime::new(handler).run().await;
     feeder.end().await;

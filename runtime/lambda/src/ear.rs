@@ -1,5 +1,4 @@
-//! Hears what the host does: what became of each message, for the answer; what the function prints, for the
-//! log of the place.
+//! Hears what the host does: what became of each message, for the answer.
 
 use std::{
     collections::HashMap,
@@ -8,12 +7,10 @@ use std::{
 
 use rhubarb_core::{
     backend::{Fate, Finish, StoreError},
-    ids::{FunctionName, ReceiptHandle, TaskId},
+    ids::ReceiptHandle,
     row::Settled,
 };
 use rhubarb_host::listener::Listener;
-
-use crate::logging::FUNCTION;
 
 /// What was heard since the last round.
 #[derive(Default)]
@@ -48,13 +45,5 @@ impl Listener for Ear {
             Err(_) => Fate::Unknown,
         };
         self.fates().insert(receipt.clone(), fate);
-    }
-
-    fn printed(&self, function: &FunctionName, tasks: &[TaskId], line: &str) {
-        let ids: Vec<String> = tasks.iter().map(TaskId::to_string).collect();
-        match ids.as_slice() {
-            [] => tracing::info!(target: FUNCTION, { function.name = %function }, "{line}"),
-            ids => tracing::info!(target: FUNCTION, { function.name = %function, task.id = ids.join(",") }, "{line}"),
-        }
     }
 }

@@ -20,6 +20,7 @@ mod lines;
 mod logging;
 pub mod plan;
 pub mod programs;
+mod telemetry;
 
 pub use bootstrap::{BoxError, run};
 pub use feeder::Feeder;

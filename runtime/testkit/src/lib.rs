@@ -5,9 +5,11 @@
 //! backend ([`MemoryBackend`]) keeps everything in one process on a clock that tests move, with indexes
 //! that lag and faults on request. The simulation ([`simulation`]) drives the protocol's own code over
 //! it through thousands of interleavings. For the real services, [`emulator`] starts a local one, and
-//! [`faultproxy`] stands before it and lets things go wrong. Nothing here is for production: a crash loses all.
+//! [`faultproxy`] stands before it and lets things go wrong; [`collector`] takes what is exported by OTLP.
+//! Nothing here is for production: a crash loses all.
 
 mod clock;
+pub mod collector;
 pub mod emulator;
 pub mod exercise;
 mod faults;

@@ -117,10 +117,19 @@ impl Http {
     fn send(&self, call: Call, path: &str) -> BoxFuture<'static, Result<Reply, BoxError>> {
         let uri = format!("http://{}{path}", self.address).parse::<Uri>();
         let client = self.client.clone();
+        #[cfg(feature = "otel")]
+        let trace = crate::function::otel::here();
         async move {
             let mut request = Request::builder().method(call.method).uri(uri?);
             if let Some(task) = call.task {
                 request = request.header("Rhubarb-Task", task.to_string());
+            }
+            #[cfg(feature = "otel")]
+            if let Some(trace) = trace {
+                request = [("traceparent", trace.traceparent), ("tracestate", trace.tracestate)]
+                    .into_iter()
+                    .filter_map(|(name, value)| Some((name, value?)))
+                    .fold(request, |request, (name, value)| request.header(name, value));
             }
             let response = client.request(request.body(Full::new(call.body))?).await?;
             let status = response.status();

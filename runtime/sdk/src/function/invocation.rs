@@ -116,11 +116,17 @@ impl Service {
         let running = handler(&arguments(&envelope), cx.clone()).map_err(|error| {
             Verdict::poisoned(format!("the arguments do not fit task `{}`: {error}", envelope.task))
         })?;
-        Ok(Box::pin(async move {
+        let run = async move {
             let verdict = running.await;
             cx.close().await;
             verdict
-        }))
+        };
+        #[cfg(feature = "otel")]
+        let run = {
+            let (traceparent, tracestate) = record.trace();
+            rhubarb_telemetry::spans::FutureExt::with_context(run, super::otel::context(traceparent, tracestate))
+        };
+        Ok(Box::pin(run))
     }
 
     fn context(&self, record: &Record<'_>, envelope: &Envelope, invocation: &Invocation) -> Result<Context, Verdict> {

@@ -8,6 +8,8 @@ mod answer;
 mod event;
 mod handlers;
 mod invocation;
+#[cfg(feature = "otel")]
+pub(crate) mod otel;
 
 use std::{
     env,
@@ -132,6 +134,8 @@ impl Function {
                 return Err(Error::NotHosted { variable });
             }
         }
+        #[cfg(feature = "otel")]
+        let otel = Arc::new(otel::Otel::start());
         let http = Http::new(&env::var(RUNTIME_API).unwrap_or_default());
         let service = match self.start(Arc::new(http)).await {
             Ok(service) => Arc::new(service),
@@ -142,12 +146,14 @@ impl Function {
         };
         let handler = service_fn(move |event: LambdaEvent<Box<RawValue>>| {
             let service = Arc::clone(&service);
+            #[cfg(feature = "otel")]
+            let otel = Arc::clone(&otel);
             async move {
                 let left = time_left(event.context.deadline);
-                service
-                    .invoke(event.payload.get(), left)
-                    .await
-                    .map_err(|message| Diagnostic { error_type: "BadEvent".to_owned(), error_message: message })
+                let answer = service.invoke(event.payload.get(), left).await;
+                #[cfg(feature = "otel")]
+                otel.before_answer().await;
+                answer.map_err(|message| Diagnostic { error_type: "BadEvent".to_owned(), error_message: message })
             }
         });
         Runtime::new(handler).run_concurrent().await.map_err(Error::Runtime)
