@@ -30,6 +30,7 @@ fn policy(queue: &QueueName) -> ClaimPolicy {
         raw_task: None,
         purged_before: None,
         keep: (Duration::from_secs(3600), Duration::from_secs(3600)),
+        limits: rhubarb_core::permit::QueueLimits::NONE,
     }
 }
 
@@ -39,12 +40,20 @@ async fn the_joined_verbs_are_as_in_any_backend_and_need_no_right_that_the_templ
     let backend = backend(&emulator, &config("")).await;
     backend.verify().await.unwrap();
     exercise::backend(&backend, &RealTime).await;
+    exercise::hosted_ticks(&backend, &RealTime).await;
     // The template makes what is made here, and who purges is a person.
     let others =
         ["SQS.CreateQueue", "SQS.PurgeQueue", "DynamoDB.CreateTable", "DynamoDB.UpdateTimeToLive", "S3.CreateBucket"];
     let asked = backend.requests().into_keys().filter(|operation| !others.contains(&operation.as_str()));
     let refused: Vec<String> = asked.filter(|operation| !is_allowed(operation)).collect();
     assert!(refused.is_empty(), "{refused:?}");
+}
+
+#[tokio::test]
+async fn limits_are_kept_as_in_any_backend() {
+    let emulator = Emulator::start();
+    let backend = backend(&emulator, &config("")).await;
+    exercise::limits(&backend, &RealTime).await;
 }
 
 /// Whether the role of a function in the template has the rights for an operation.

@@ -81,6 +81,7 @@ fn policy(ack: AckMode) -> ClaimPolicy {
         raw_task: None,
         purged_before: None,
         keep: (DAY, DAY),
+        limits: rhubarb_core::permit::QueueLimits::NONE,
     }
 }
 

@@ -67,6 +67,7 @@ impl Line {
             raw_task: None,
             purged_before: None,
             keep: (HOUR, HOUR),
+            limits: rhubarb_core::permit::QueueLimits::NONE,
         };
         let worker = WorkerId::new("w").unwrap();
         self.backend.take(Take { policy: &policy, worker: &worker, max, wait }).await.unwrap().won

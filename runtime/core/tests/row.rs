@@ -32,7 +32,17 @@ fn queued() -> Row {
 
 fn claim(row: &mut Row, ack: AckMode, max_attempts: u32, now: Now) -> Claim {
     let worker = worker();
-    row.claim(&ClaimTerms { worker: &worker, lease: LEASE, ack, max_attempts, purged_before: None }, now)
+    row.claim(
+        &ClaimTerms {
+            worker: &worker,
+            lease: LEASE,
+            ack,
+            max_attempts,
+            purged_before: None,
+            limits: rhubarb_core::permit::QueueLimits::NONE,
+        },
+        now,
+    )
 }
 
 /// A row that runs since second 0 with three attempts in all.
@@ -709,7 +719,14 @@ mod asking {
         let purged = |row: &mut Row, purge: Now| {
             let purged_before = Some(purge.epoch);
             row.claim(
-                &ClaimTerms { worker: &worker, lease: LEASE, ack: AckMode::Lease, max_attempts: 3, purged_before },
+                &ClaimTerms {
+                    worker: &worker,
+                    lease: LEASE,
+                    ack: AckMode::Lease,
+                    max_attempts: 3,
+                    purged_before,
+                    limits: rhubarb_core::permit::QueueLimits::NONE,
+                },
                 at(1000),
             )
         };
@@ -819,7 +836,7 @@ proptest! {
                 Event::Claim { ack, max_attempts, purge_ago } => {
                     let purged_before = purge_ago.map(|ago| at(clock - i64::from(ago)).epoch);
                     let worker = worker();
-                    let terms = ClaimTerms { worker: &worker, lease: LEASE, ack, max_attempts, purged_before };
+                    let terms = ClaimTerms { worker: &worker, lease: LEASE, ack, max_attempts, purged_before, limits: rhubarb_core::permit::QueueLimits::NONE };
                     match row.claim(&terms, now) {
                         Claim::Won => {
                             prop_assert!(!before.state.is_settled(), "a settled task was claimed");
@@ -841,6 +858,7 @@ proptest! {
                             prop_assert_eq!(&row, &before);
                         }
                         Claim::Settled => prop_assert!(row.state.is_settled()),
+                        Claim::Parked => prop_assert!(false, "parked without limits"),
                     }
                 }
                 Event::Renew(age) => match row.renew(token(age), now) {

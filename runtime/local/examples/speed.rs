@@ -43,6 +43,7 @@ fn policy(queue: &QueueName) -> ClaimPolicy {
         raw_task: None,
         purged_before: None,
         keep: (keep, keep),
+        limits: rhubarb_core::permit::QueueLimits::NONE,
     }
 }
 

@@ -20,6 +20,7 @@ mod messages;
 mod names;
 mod open;
 mod options;
+mod permits;
 mod reads;
 mod recent;
 mod record;

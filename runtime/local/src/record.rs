@@ -12,6 +12,7 @@ use rhubarb_core::{
     envelope::BlobRef,
     ids::{FencingToken, TaskId},
     outcome::Outcome,
+    permit::Permit,
     row::{AckMode, Hold, Row, State},
     time::{LeaseTime, Timestamp},
 };
@@ -47,6 +48,7 @@ pub(crate) const HELD: i64 = 4;
 const ACK_MESSAGE: i64 = 8;
 pub(crate) const KEYED: i64 = 16;
 const TOMBSTONE: i64 = 32;
+const PERMIT: i64 = 64;
 
 /// The doorbell of a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,6 +148,8 @@ pub(crate) struct Record {
     pub(crate) keyed: bool,
     /// Only id, state and fence are left.
     pub(crate) tombstone: bool,
+    /// The meters know of its permit already, though the file does not.
+    pub(crate) is_counted: bool,
     pub(crate) was: Was,
 }
 
@@ -164,6 +168,8 @@ pub(crate) struct Reading<'r> {
     pub(crate) boot: Option<NameNo>,
     /// Finds the name of a number.
     pub(crate) name: &'r dyn Fn(NameNo) -> Fallible<Name>,
+    /// Finds what stands about a row's permits.
+    pub(crate) permit: &'r dyn Fn(i64) -> Fallible<Option<Box<Permit>>>,
 }
 
 fn number<T: TryFrom<i64>>(row: &rusqlite::Row<'_>, index: usize) -> Fallible<T> {
@@ -222,6 +228,7 @@ impl Record {
             interruptions: number(row, 14)?,
             snoozes: number(row, 15)?,
             redriven: number(row, 16)?,
+            permit: if flags & PERMIT == 0 { None } else { (reading.permit)(row.get(0)?)? },
         };
         let (settled_at, forget_at) = (time(row, 31)?, time(row, 32)?);
         let (keyed, tombstone) = (flags & KEYED != 0, flags & TOMBSTONE != 0);
@@ -239,6 +246,7 @@ impl Record {
             forget_at,
             keyed,
             tombstone,
+            is_counted: false,
         })
     }
 
@@ -288,6 +296,7 @@ impl Record {
             (ack_message, ACK_MESSAGE),
             (self.keyed, KEYED),
             (self.tombstone, TOMBSTONE),
+            (self.row.permit.is_some(), PERMIT),
         ]
         .into_iter()
         .map(|(set, flag)| if set { flag } else { 0 })

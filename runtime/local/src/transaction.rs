@@ -57,6 +57,8 @@ pub(crate) struct Transaction<'c> {
     names: Naming<'c>,
     counts: Vec<((NameNo, State), i64)>,
     told: Told,
+    /// Meters whose permits have come back.
+    returned: Vec<(NameNo, String)>,
     usual: [Cell<Option<CachedStatement<'c>>>; 4],
 }
 
@@ -81,11 +83,12 @@ impl<'c> Transaction<'c> {
     ) -> Fallible<Self> {
         let boot = names.number(connection, boot)?;
         let usual = Default::default();
-        Ok(Self { connection, now, boot, ground, recent, names, counts: Vec::new(), told: Told::default(), usual })
+        Ok(Self { connection, now, boot, ground, recent, names, counts: Vec::new(), told: Told::default(), returned: Vec::new(), usual })
     }
 
-    /// Ends: writes the counts. The caller commits, then shares the names and tells.
-    pub(crate) fn end(self) -> Fallible<(Naming<'c>, Told)> {
+    /// Ends: calls parked tasks for the permits that have come back, and writes the counts. The caller commits, then shares the names and tells.
+    pub(crate) fn end(mut self) -> Fallible<(Naming<'c>, Told)> {
+        self.call_returned()?;
         for ((queue, state), change) in self.counts.iter().filter(|(_, change)| *change != 0) {
             let key = params![queue, *state as u8, change];
             let update = "update count set n = n + ?3 where queue = ?1 and state = ?2";
@@ -151,6 +154,16 @@ impl<'c> Transaction<'c> {
         if !self.told.queues.contains(&queue) {
             self.told.queues.push(queue);
         }
+    }
+
+    /// Notes that a permit of this meter is free, and that somebody is parked for it.
+    pub(crate) fn note_returned(&mut self, queue: NameNo, line: String) {
+        self.returned.push((queue, line));
+    }
+
+    /// The next meter that was noted so.
+    pub(crate) fn next_returned(&mut self) -> Option<(NameNo, String)> {
+        self.returned.pop()
     }
 
     /// Notes that a task was settled.

@@ -45,6 +45,7 @@ async fn the_workers_do_their_exercise() {
 async fn the_joined_verbs_do_their_exercise() {
     let (memory, time) = on_paused_time(Duration::ZERO);
     exercise::backend(&memory, &time).await;
+    exercise::hosted_ticks(&memory, &time).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -84,6 +84,9 @@ impl Table {
             let name = format!("{:016x}", fastrand::u64(..));
             record.spec = Spec::Parts(self.put_parts(record.id, name, spec).await?);
         }
+        if record.was_permit != record.row.permit || record.gate.is_some() {
+            return self.save_with_meters(record, now).await;
+        }
         record.mark = new_mark();
         let item = record.encode()?;
         let change = Expression::difference(&record.stored, &item)
@@ -100,7 +103,7 @@ impl Table {
 
     /// A write that failed although the row carries its own mark was done by an earlier try of the same call,
     /// whose answer was lost.
-    async fn compare(&self, record: &mut Record, found: Option<Item>, now: Timestamp) -> Result<Saved> {
+    pub(super) async fn compare(&self, record: &mut Record, found: Option<Item>, now: Timestamp) -> Result<Saved> {
         let found = match found {
             Some(found) => Some(found),
             // Not every store of this kind says what it found.
@@ -109,6 +112,7 @@ impl Table {
         let Some(found) = found else { return Ok(Saved::Differs(None)) };
         let mine = number(&found, REV).and_then(|mark| u64::try_from(mark).ok()) == Some(record.mark);
         if mine && record.mark != 0 {
+            record.was_permit.clone_from(&record.row.permit);
             record.stored = found;
             return Ok(Saved::Done);
         }

@@ -6,6 +6,7 @@ use rhubarb_core::{
     backend::{AttemptRecord, TaskDetail},
     ids::TaskId,
     outcome::Output,
+    row::State,
     time::Timestamp,
 };
 use serde::Serialize;
@@ -32,6 +33,10 @@ pub(crate) struct Task {
 /// Arguments and outputs longer than this are cut on a terminal; `--json` and `rhubarb result` show all.
 const SHOWN_CHARS_MAX: usize = 500;
 
+/// Of so many attempts the end of the output is shown, and so many lines of each.
+const TAILS_MAX: usize = 3;
+const TAIL_LINES_MAX: usize = 5;
+
 #[derive(Serialize)]
 struct Shown {
     #[serde(flatten)]
@@ -41,6 +46,11 @@ struct Shown {
 }
 
 impl Task {
+    /// To show this task.
+    pub(super) const fn of(id: TaskId) -> Self {
+        Self { id }
+    }
+
     /// Shows it.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
         let client = session.client().await?;
@@ -61,6 +71,7 @@ fn describe(detail: &TaskDetail, waits: Option<&WaitReason>, now: Timestamp) -> 
         None => record.attempt.to_string(),
     };
     let state = match waits {
+        Some(reason) if record.state == State::Waiting => format!("{} {reason}", record.state),
         Some(reason) => format!("{}, waiting: {reason}", record.state),
         None if record.cancel_asked && !record.state.is_settled() => format!("{}, asked to stop", record.state),
         None => record.state.to_string(),
@@ -108,8 +119,20 @@ fn describe(detail: &TaskDetail, waits: Option<&WaitReason>, now: Timestamp) -> 
         let header = ["attempt", "outcome", "began", "ran", "worker", "failure", "printed"];
         text.push('\n');
         text.push_str(&table(&header, detail.attempts.iter().map(|attempt| attempt_row(attempt, now))));
+        let printed: Vec<&AttemptRecord> = detail.attempts.iter().filter(|attempt| !attempt.log.is_empty()).collect();
+        let newest = &printed[printed.len().saturating_sub(TAILS_MAX)..];
+        newest.iter().for_each(|attempt| text.push_str(&tail(attempt)));
     }
     text.trim_end().to_owned()
+}
+
+/// The end of what an attempt printed; `rhubarb logs` shows all.
+fn tail(attempt: &AttemptRecord) -> String {
+    let printed = clean(&attempt.log.text);
+    let lines: Vec<&str> = printed.lines().filter(|line| !line.trim().is_empty()).collect();
+    let shown = &lines[lines.len().saturating_sub(TAIL_LINES_MAX)..];
+    let head = format!("\n\nattempt {} printed (the last {} of {} lines)", attempt.attempt, shown.len(), lines.len());
+    shown.iter().fold(head, |text, line| text + "\n  " + &cut(line))
 }
 
 fn attempt_row(attempt: &AttemptRecord, now: Timestamp) -> Vec<String> {
@@ -145,7 +168,8 @@ mod tests {
             "id": "0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a4b", "task": "hello", "queue": "default", "state": "failed",
             "attempt": 1, "max_attempts": 3, "submitted": 0, "queued_at": 0, "cancel_asked": false, "redriven": 0,
             "interruptions": 0, "snoozes": 0, "failure": {"kind": "error", "message": "bad\u{1b}[2J news"},
-            "attempts": [{"attempt": 1, "fence": 1, "worker": "w-1@host", "started": 0, "ended": 1500, "outcome": "failed"}],
+            "attempts": [{"attempt": 1, "fence": 1, "worker": "w-1@host", "started": 0, "ended": 1500, "outcome": "failed",
+                          "log": {"text": "1\n2\n3\n4\n5\n6 of \u001b[31mred\u001b[0m\n", "dropped": 0}}],
         }))
         .unwrap();
         let text = describe(&detail, None, Timestamp(60_000));
@@ -156,6 +180,7 @@ mod tests {
             ),
             "{text}"
         );
+        assert!(text.ends_with("attempt 1 printed (the last 5 of 6 lines)\n  2\n  3\n  4\n  5\n  6 of red"), "{text}");
     }
 
     #[test]

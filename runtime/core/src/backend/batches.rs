@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    backend::{Backend, Broker, Doorbell, Finish, OutgoingMessage, Result, Rung, StoreError, TaskDetail},
+    backend::{Backend, Broker, Called, Doorbell, Finish, OutgoingMessage, Result, Rung, StoreError, TaskDetail},
     ids::{MessageId, QueueName, ReceiptHandle, TaskId},
     row::Settled,
 };
@@ -53,6 +53,20 @@ pub(super) async fn ring<B: Backend + ?Sized>(backend: &B, bells: &[Bell]) {
     };
     let (rungs, messages): (Vec<Rung>, Vec<_>) = bells.iter().zip(details).filter_map(message).unzip();
     note_sent(backend, rungs, &send(backend.broker(), messages).await).await;
+}
+
+/// Rings called tasks, and notes those that were rung. Returns how many; the sweep rings the rest.
+pub(super) async fn ring_called<B: Backend + ?Sized>(backend: &B, called: &[Called]) -> usize {
+    if called.is_empty() {
+        return 0;
+    }
+    let message = |Called { ring, delay }: &Called| {
+        let doorbell = Doorbell { id: ring.id, rings: ring.rings, spec: &ring.spec, delay: *delay };
+        (ring.queue.clone(), doorbell.message(&ring.queue, backend.broker()))
+    };
+    let sent = send(backend.broker(), called.iter().map(message).collect()).await;
+    let rungs = called.iter().map(|called| called.ring.rung()).collect();
+    note_sent(backend, rungs, &sent).await.into_iter().filter(Result::is_ok).count()
 }
 
 /// Notes the rows whose message is out. Returns what became of each note, with the refused sends between.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rhubarb_core::{
     backend::{ClaimAnswer, ClaimRequest, Submission},
     ids::WorkerId,
+    permit::QueueLimits,
     row::{AckMode, Claim, ClaimTerms, Row},
     time::Timestamp,
 };
@@ -28,19 +29,27 @@ pub(crate) struct OwnedClaim {
     ack: AckMode,
     max_attempts: u32,
     purged_before: Option<Timestamp>,
+    limits: QueueLimits,
 }
 
 impl OwnedClaim {
     /// Copies a request.
     pub(crate) fn new(request: &ClaimRequest<'_>) -> Self {
-        let ClaimTerms { worker, lease, ack, max_attempts, purged_before } = request.terms;
+        let ClaimTerms { worker, lease, ack, max_attempts, purged_before, limits } = request.terms;
         let submission = request.submission.clone();
-        Self { submission, sent: request.sent, worker: worker.clone(), lease, ack, max_attempts, purged_before }
+        Self { submission, sent: request.sent, worker: worker.clone(), lease, ack, max_attempts, purged_before, limits }
     }
 
     fn terms(&self) -> ClaimTerms<'_> {
-        let Self { worker, lease, ack, max_attempts, purged_before, .. } = self;
-        ClaimTerms { worker, lease: *lease, ack: *ack, max_attempts: *max_attempts, purged_before: *purged_before }
+        let Self { worker, lease, ack, max_attempts, purged_before, limits, .. } = self;
+        ClaimTerms {
+            worker,
+            lease: *lease,
+            ack: *ack,
+            max_attempts: *max_attempts,
+            purged_before: *purged_before,
+            limits: *limits,
+        }
     }
 }
 
@@ -95,11 +104,15 @@ impl Transaction<'_> {
         keep: (Duration, Duration),
     ) -> Fallible<Claim> {
         let was_settled = record.row.state.is_settled();
-        let claim = record.row.claim(terms, self.now);
+        let claim = if terms.limits.is_none() && record.row.permit.is_none() {
+            record.row.claim(terms, self.now)
+        } else {
+            self.claim_within(record, terms)?
+        };
         match claim {
             Claim::Won => self.begin_attempt(record, terms)?,
             Claim::Settled if !was_settled => record.close(self.epoch(), keep),
-            Claim::Settled | Claim::Held { .. } | Claim::NotYet(_) => {}
+            Claim::Settled | Claim::Held { .. } | Claim::NotYet(_) | Claim::Parked => {}
         }
         Ok(claim)
     }

@@ -22,6 +22,9 @@ impl Transaction<'_> {
                 last.ended = None;
                 last.ending = None;
             }
+            if !self.may_regain(&record)? {
+                return Ok(Renewed::Lost);
+            }
             self.save(&mut record)?;
         }
         Ok(renewed)

@@ -47,7 +47,8 @@ impl Snapshot<'_> {
             let why: Option<String> = row.get(COLUMN_COUNT + 5)?;
             attempts.push(self.last_attempt(record.seq, &last, failure.as_deref(), why.as_deref())?);
         }
-        Ok(Some(TaskDetail { record: self.shown(row, &record)?, spec, attempts }))
+        let refusal = self.refusal(&record)?;
+        Ok(Some(TaskDetail { record: self.shown(row, &record)?, spec, attempts, refusal }))
     }
 
     /// A row of a select that begins with [`shown_columns!`], as people see it.

@@ -13,6 +13,7 @@ use super::submit::KEEP;
 use crate::{
     error::Fallible,
     names::NameNo,
+    permits::permit_of,
     reads::Snapshot,
     record::{COLUMN_COUNT, Ending, Reading, Record, columns},
     schema::NEVER,
@@ -23,7 +24,14 @@ use crate::{
 impl Snapshot<'_> {
     /// Reads a row of a select that begins with [`columns!`].
     pub(crate) fn decode(&self, row: &rusqlite::Row<'_>) -> Fallible<Record> {
-        Record::decode(row, &Reading { boot: self.boot, name: &|number| self.name(number) })
+        Record::decode(
+            row,
+            &Reading {
+                boot: self.boot,
+                name: &|number| self.name(number),
+                permit: &|seq| permit_of(self.connection, seq),
+            },
+        )
     }
 
     /// Reads a text that does not stand in the row.

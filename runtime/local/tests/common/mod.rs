@@ -61,6 +61,7 @@ pub(crate) fn policy(name: &str, ack: AckMode) -> ClaimPolicy {
         raw_task: None,
         purged_before: None,
         keep: (Duration::from_secs(3_600), Duration::from_secs(7_200)),
+        limits: rhubarb_core::permit::QueueLimits::NONE,
     }
 }
 

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use rhubarb_core::{
-    backend::TaskRecord,
+    backend::{TaskDetail, TaskRecord},
     config::{Backend as Kind, QueueClass},
     ids::{QueueName, TaskId},
+    permit::Refusal,
     row::State,
     time::Timestamp,
 };
@@ -26,8 +27,10 @@ pub enum WaitReason {
     Scheduled(Timestamp),
     /// It failed, and is tried again at this time.
     Retrying(Timestamp),
-    /// It waits for other tasks, or for a permit.
+    /// It waits for other tasks.
     Others,
+    /// It waits for a permit of its queue or of its concurrency key.
+    Permit(Refusal),
     /// Workers serve its queue, and are busy with tasks before it.
     Busy(QueueName),
 }
@@ -40,6 +43,7 @@ impl fmt::Display for WaitReason {
             Self::Scheduled(at) => write!(f, "scheduled for {at}"),
             Self::Retrying(at) => write!(f, "to be tried again at {at}"),
             Self::Others => f.write_str("for other tasks"),
+            Self::Permit(refusal) => refusal.fmt(f),
             Self::Busy(queue) => write!(f, "the workers of queue {queue} are busy"),
         }
     }
@@ -52,11 +56,12 @@ impl Client {
     ///
     /// `NoTask`, or the backend is not reachable.
     pub async fn why_waiting(&self, id: TaskId) -> Result<Option<WaitReason>, ClientError> {
-        let TaskRecord { state, queue, not_before, .. } = self.task(id).await?.record;
+        let TaskDetail { record, refusal, .. } = self.task(id).await?;
+        let TaskRecord { state, queue, not_before, .. } = record;
         let later = not_before.filter(|at| *at > self.now());
         Ok(match (state, later) {
             (State::Running | State::Succeeded | State::Failed | State::Cancelled | State::Expired, _) => None,
-            (State::Waiting, _) => Some(WaitReason::Others),
+            (State::Waiting, _) => Some(refusal.map_or(WaitReason::Others, WaitReason::Permit)),
             (State::Retrying, Some(at)) => Some(WaitReason::Retrying(at)),
             (State::Scheduled | State::Queued, Some(at)) => Some(WaitReason::Scheduled(at)),
             (State::Scheduled | State::Queued | State::Retrying, None) => Some(self.why_not_taken(queue).await?),

@@ -5,6 +5,7 @@
 //! an eventually consistent index does; what is read by id never lags. Everything is lost at its end.
 
 mod broker;
+mod permits;
 mod queues;
 mod rest;
 mod rows;
@@ -24,6 +25,7 @@ use rhubarb_core::{
     },
     ids::{QueueName, ScheduleName, TaskId},
     limits::Limits,
+    permit::{Meter, Permit},
     row::Row,
     time::{Now, Timestamp},
 };
@@ -124,6 +126,19 @@ impl MemoryBackend {
     #[must_use]
     pub fn row(&self, id: TaskId) -> Option<Row> {
         self.lock().rows.row(id).cloned()
+    }
+
+    /// The meters of a queue and of its keys (none: the queue's own) as they stand: for checks between steps.
+    #[must_use]
+    pub fn meters(&self) -> Vec<((QueueName, Option<String>), Meter)> {
+        self.lock().rows.meters.all().map(|(name, meter)| (name.clone(), meter.clone())).collect()
+    }
+
+    /// The rows whose permits have not ended: what must never be more than a limit allows. For checks between
+    /// steps.
+    #[must_use]
+    pub fn permits(&self) -> Vec<(TaskId, QueueName, Permit)> {
+        self.lock().rows.held_permits(self.now())
     }
 
     /// How many messages of a queue name a task, hidden ones included: for checks between steps.

@@ -6,6 +6,7 @@
 
 use rhubarb_core::{
     backend::{ClaimAnswer, ClaimRequest, Result, StoreError, Submission},
+    permit::{Gate, concurrency_key},
     row::{Claim, ClaimTerms, Row},
     table::{PARTITION, SORT},
     time::Now,
@@ -38,14 +39,20 @@ impl DynamoTasks {
     pub(super) async fn claim_one(&self, request: &ClaimRequest<'_>) -> Result<ClaimAnswer> {
         self.meet(&request.submission.queue).await?;
         let now = self.table.now().await?;
-        let mut seen = match self.claim_untouched(request, now).await? {
+        let untouched = if request.terms.limits.is_none() {
+            self.claim_untouched(request, now).await?
+        } else {
+            // Whether it may start is decided by its row and its meters, which are read.
+            Tried::Differs(self.table.find(request.submission.id, now.epoch).await?.map(Box::new))
+        };
+        let mut seen = match untouched {
             Tried::Answered(answer) => return Ok(answer),
             Tried::Differs(found) => found,
         };
         for tried in 0..TRIES {
             let now = self.table.now().await?;
             let tried_now = match seen {
-                Some(record) => self.claim_seen(*record, &request.terms, now).await?,
+                Some(record) => self.claim_seen(*record, request, now).await?,
                 None => self.claim_absent(request, now).await?,
             };
             match tried_now {
@@ -93,9 +100,14 @@ impl DynamoTasks {
     }
 
     /// Claims a row as it was seen.
-    async fn claim_seen(&self, mut record: Record, terms: &ClaimTerms<'_>, now: Now) -> Result<Tried> {
+    async fn claim_seen(&self, mut record: Record, request: &ClaimRequest<'_>, now: Now) -> Result<Tried> {
+        let terms = &request.terms;
         let was_settled = record.row.state.is_settled();
-        let claim = record.row.claim(terms, now);
+        let claim = if terms.limits.is_none() && record.row.permit.is_none() {
+            record.row.claim(terms, now)
+        } else {
+            self.claim_within(&mut record, request, now).await?
+        };
         match claim {
             Claim::Won => {
                 record.lose(now.epoch);
@@ -109,6 +121,7 @@ impl DynamoTasks {
                 record.lose(now.epoch);
                 record.close(now.epoch, KEEP);
             }
+            Claim::Parked => {}
             Claim::Settled | Claim::Held { .. } | Claim::NotYet(_) => {
                 return Ok(Tried::Answered(ClaimAnswer { claim, now: now.epoch, won: None }));
             }
@@ -119,6 +132,23 @@ impl DynamoTasks {
         }
     }
 
+    /// Decides on a row of a limited queue, or one that has a permit, by its meters as they are now.
+    async fn claim_within(&self, record: &mut Record, request: &ClaimRequest<'_>, now: Now) -> Result<Claim> {
+        let ClaimRequest { submission, terms, .. } = request;
+        let known = record.row.permit.as_ref().and_then(|permit| permit.key.clone());
+        let key = match known {
+            None if !terms.limits.key.is_none() => concurrency_key(&submission.spec),
+            known => known,
+        };
+        let scopes = Gate::scopes(&terms.limits, key.as_deref(), &[record.row.permit.as_deref()]);
+        let mut seen = self.table.gate(&record.queue, key, &scopes).await?;
+        let claim = record.row.claim_within(terms, &mut seen.gate, now);
+        if record.was_permit != record.row.permit || claim == Claim::Won {
+            record.gate = Some(Box::new(seen));
+        }
+        Ok(claim)
+    }
+
     /// Puts the row of a message that has none, claimed at once where it can be.
     async fn claim_absent(&self, request: &ClaimRequest<'_>, now: Now) -> Result<Tried> {
         let ClaimRequest { submission, sent, terms } = request;
@@ -126,6 +156,13 @@ impl DynamoTasks {
             return self.accept_keyed(request, now).await;
         }
         let mut record = self.record_of(submission, *sent);
+        if !terms.limits.is_none() {
+            return Ok(match self.accept(submission, &mut record, now.epoch).await? {
+                Accepted::New => Tried::Differs(Some(Box::new(record))),
+                Accepted::Exists(found) => Tried::Differs(found),
+                Accepted::Keyed(_) => Tried::Differs(None),
+            });
+        }
         let claim = record.row.claim(terms, now);
         if claim == Claim::Won {
             record.begin(terms.worker, now.epoch);
@@ -171,7 +208,9 @@ impl DynamoTasks {
     fn answer(&self, claim: Claim, record: &Record, now: Now) -> ClaimAnswer {
         match claim {
             Claim::Won => self.win(record, now),
-            Claim::Settled | Claim::Held { .. } | Claim::NotYet(_) => ClaimAnswer { claim, now: now.epoch, won: None },
+            Claim::Settled | Claim::Held { .. } | Claim::NotYet(_) | Claim::Parked => {
+                ClaimAnswer { claim, now: now.epoch, won: None }
+            }
         }
     }
 
@@ -238,6 +277,7 @@ mod tests {
             ack: AckMode::Lease,
             max_attempts: 3,
             purged_before: None,
+            limits: rhubarb_core::permit::QueueLimits::NONE,
         };
         let request = ClaimRequest { submission, sent: rhubarb_core::time::Timestamp(0), terms };
         let answer = DynamoTasks::new(table).claim_one(&request).await.unwrap();

@@ -12,6 +12,7 @@ use rhubarb_core::{
     backend::{ClaimAnswer, ClaimRequest, DueLease, DueRing, Log, Settlement, Submission, TaskDetail, Tasks, WonRow},
     ids::{FencingToken, QueueName, TaskId, WorkerId},
     outcome::Outcome,
+    permit::QueueLimits,
     row::{AckMode, Claim, ClaimTerms, Settled},
     time::Timestamp,
 };
@@ -50,12 +51,13 @@ struct Claimant {
     ack: AckMode,
     max_attempts: u32,
     purged_before: Option<Timestamp>,
+    limits: QueueLimits,
 }
 
 impl Default for Claimant {
     fn default() -> Self {
         let worker = WorkerId::new("exercise-1").unwrap();
-        Self { worker, ack: AckMode::Lease, max_attempts: 3, purged_before: None }
+        Self { worker, ack: AckMode::Lease, max_attempts: 3, purged_before: None, limits: QueueLimits::NONE }
     }
 }
 
@@ -73,6 +75,7 @@ impl Case<'_> {
             ack: claimant.ack,
             max_attempts: claimant.max_attempts,
             purged_before: claimant.purged_before,
+            limits: claimant.limits,
         };
         let request = ClaimRequest { submission: submission.clone(), sent: self.time.now(), terms };
         only(self.tasks.claim(&[request]).await).unwrap()
