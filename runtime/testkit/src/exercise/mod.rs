@@ -25,7 +25,13 @@ mod workers;
 use std::{pin::pin, time::Duration};
 
 pub use self::{
-    backend::{backend, hosted_ticks}, blobs::blobs, broker::broker, limits::limits, rowless::rowless, schedules::schedules, tasks::tasks,
+    backend::{backend, hosted_ticks},
+    blobs::blobs,
+    broker::broker,
+    limits::limits,
+    rowless::rowless,
+    schedules::schedules,
+    tasks::tasks,
     workers::workers,
 };
 use futures::future::{LocalBoxFuture, join_all};
