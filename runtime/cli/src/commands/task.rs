@@ -169,7 +169,7 @@ mod tests {
             "attempt": 1, "max_attempts": 3, "submitted": 0, "queued_at": 0, "cancel_asked": false, "redriven": 0,
             "interruptions": 0, "snoozes": 0, "failure": {"kind": "error", "message": "bad\u{1b}[2J news"},
             "attempts": [{"attempt": 1, "fence": 1, "worker": "w-1@host", "started": 0, "ended": 1500, "outcome": "failed",
-                          "log": {"text": "1\n2\n3\n4\n5\n6 of \u001b[31mred\u001b[0m\n", "dropped": 0}}],
+                          "log": {"text": "1\n2\n3\n4\n5\n6 of \u{1b}[31mred\u{1b}[0m\n", "dropped": 0}}],
         }))
         .unwrap();
         let text = describe(&detail, None, Timestamp(60_000));
