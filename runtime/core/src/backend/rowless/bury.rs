@@ -48,7 +48,8 @@ impl Fallen {
         let Self { mut envelope, submitted, attempt, max_attempts, worker, started, failure, log, keep } = self;
         envelope.redriven = Some(envelope.redriven.unwrap_or(0).saturating_add(1));
         (envelope.expires, envelope.not_before) = (None, None);
-        let submission = Submission::new(&envelope, queue.clone(), Window::DEFAULT);
+        // A key was never kept: this row must not begin to.
+        let submission = Submission { key: None, ..Submission::new(&envelope, queue.clone(), Window::DEFAULT) };
         Buried { submission, submitted, attempt, max_attempts, worker, started, failure, log, keep }
     }
 }
