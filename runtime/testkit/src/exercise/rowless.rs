@@ -57,7 +57,9 @@ impl Case<'_> {
     async fn queue(&self) -> QueueName {
         let queue = new_queue();
         let spec = QueueSpec { queue: queue.clone(), max_receives: Some(100), dead_letters: queue.dead_letters() };
-        self.backend.broker().declare(&[spec]).await.unwrap();
+        let dead = spec.dead_letters.clone().unwrap();
+        let aside = QueueSpec { queue: dead, max_receives: None, dead_letters: None };
+        self.backend.broker().declare(&[aside, spec]).await.unwrap();
         queue
     }
 
