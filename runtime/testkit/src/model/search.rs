@@ -82,7 +82,6 @@ pub(super) fn explore(case: Case) -> Result<Searched, Broken> {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "there are fewer states than that")]
 impl Search {
     const fn has_faults(&self, world: &World) -> bool {
         world.faults < self.case.faults

@@ -71,7 +71,6 @@ impl Small {
     }
 
     /// What the search keeps of a row.
-    #[expect(clippy::cast_possible_truncation, reason = "a case is too small for large numbers")]
     pub(super) fn of(row: &Row) -> Self {
         Self {
             state: row.state,

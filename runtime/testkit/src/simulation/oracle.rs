@@ -199,7 +199,9 @@ impl Watched {
             return Ok(());
         }
         match (row.state, row.hold.as_ref().map(|hold| hold.ack)) {
-            (State::Running, Some(AckMode::Message)) if keeps_messages => {
+            // Whoever was told that the task had settled, before it was redriven, may delete its message still: the
+            // redrive rings, and the reaper would.
+            (State::Running, Some(AckMode::Message)) if keeps_messages && row.redriven == 0 => {
                 broken(id, "it is held in mode `message`, and its message has gone")
             }
             (State::Running, _) => Ok(()),
