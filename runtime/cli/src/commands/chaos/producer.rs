@@ -69,7 +69,7 @@ fn new_task(stage: &Stage, number: u64, tasks: u64) -> NewTask {
 /// How many milliseconds a task takes. What takes long is so rare that the whole does not.
 fn how_long(number: u64, tasks: u64, lease: Duration) -> u64 {
     let lease = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-    if number % (tasks / LONG).max(50) == 0 {
+    if number.is_multiple_of((tasks / LONG).max(50)) {
         lease + number % 7 * lease / 4
     } else if number % (tasks / SHORT).max(12) == 1 {
         20 + number % 280

@@ -188,7 +188,7 @@ mod tests {
         for aws in [false, true] {
             let text = describe("/bin/rhubarb".as_ref(), "/tmp/some folder".as_ref(), u64::MAX, aws).unwrap();
             let config = Config::parse(&text, &NoVars, &Overrides::default()).unwrap();
-            assert_eq!(config.queues.values().filter(|queue| queue.max_attempts == 100).count(), 3, "{text}");
+            assert_eq!(config.queues.values().filter(|queue| queue.retry.max_attempts == 100).count(), 3, "{text}");
         }
     }
 }
