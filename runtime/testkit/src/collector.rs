@@ -163,11 +163,12 @@ async fn take(
     if kept.mute.load(Relaxed) {
         std::future::pending::<()>().await;
     }
+    let told = |error: prost::DecodeError| error.to_string();
     let read = match path.as_str() {
-        "/v1/traces" => ExportTraceServiceRequest::decode(body).map(|request| keep_spans(kept, request)),
-        "/v1/logs" => ExportLogsServiceRequest::decode(body).map(|request| keep_logs(kept, request)),
+        "/v1/traces" => ExportTraceServiceRequest::decode(body).map(|request| keep_spans(kept, request)).map_err(told),
+        "/v1/logs" => ExportLogsServiceRequest::decode(body).map(|request| keep_logs(kept, request)).map_err(told),
         "/v1/metrics" => Ok(()),
-        _ => Err(prost::DecodeError::new("no path of OTLP")),
+        _ => Err("no path of OTLP".to_owned()),
     };
     if let Err(error) = read {
         lock(&kept.wrong).push(format!("{path}: {error}"));
