@@ -4,6 +4,7 @@
 //! hands both on. It keeps nothing of its own: whatever a command is killed in the middle of, the
 //! backend's guarantees hold.
 
+mod ask;
 mod build;
 mod cli;
 mod commands;
@@ -11,10 +12,12 @@ mod crew;
 mod environment;
 mod exit;
 mod logging;
+mod page;
 mod project;
 mod screen;
 mod session;
 mod signals;
+mod telemetry;
 mod values;
 mod watch;
 
@@ -27,7 +30,7 @@ use crate::{
     cli::{Cli, Command},
     environment::Environment,
     exit::Result,
-    logging::LogChoice,
+    logging::{LogChoice, LogFormat},
     screen::Screen,
     session::Session,
 };
@@ -56,9 +59,16 @@ async fn run(session: &Session, command: Command) -> Result<()> {
             Command::Agent(_) | Command::Dev(_) => "info",
             _ => "warn",
         },
-        format: session.global.log_format,
+        format: session.global.log_format.unwrap_or_else(|| LogFormat::fitting(&session.vars)),
     };
-    logging::start(&choice, &session.screen)?;
+    let telemetry = telemetry::start(session, &command)?;
+    logging::start(&choice, &session.screen, &telemetry)?;
+    let done = obey(session, command).await;
+    telemetry::end(telemetry).await;
+    done
+}
+
+async fn obey(session: &Session, command: Command) -> Result<()> {
     match command {
         Command::Demo(command) => command.run(session).await,
         Command::Dev(command) => command.run(session).await,
@@ -66,10 +76,11 @@ async fn run(session: &Session, command: Command) -> Result<()> {
         Command::Enqueue(command) => command.run(session).await,
         Command::Tasks(command) => command.run(session).await,
         Command::Task(command) => command.run(session).await,
+        Command::Trace(command) => command.run(session).await,
         Command::Result(command) => command.run(session).await,
         Command::Logs(command) => command.run(session).await,
         Command::Cancel(command) => command.run(session).await,
-        Command::Redrive(command) => command.run(session).await,
+        Command::Dead(command) => command.run(session).await,
         Command::Queues(command) => command.run(session).await,
         Command::Workers(command) => command.run(session).await,
         Command::Purge(command) => command.run(session).await,

@@ -135,7 +135,7 @@ fn a_paused_queue_says_so_until_it_is_resumed() {
 fn what_a_tasks_state_does_not_allow_is_said_in_words() {
     let folder = project();
     let id = succeed(folder.path(), &["enqueue", "hello"]);
-    assert!(refuse(folder.path(), &["redrive", id.trim()], 2).contains("is queued: only a failed one"));
+    assert!(refuse(folder.path(), &["dead", "redrive", id.trim()], 2).contains("is queued: only a failed one"));
     assert!(succeed(folder.path(), &["cancel", id.trim()]).contains("cancelled"));
     assert!(refuse(folder.path(), &["cancel", id.trim()], 2).contains("is cancelled: there is nothing to cancel"));
     assert!(refuse(folder.path(), &["result", id.trim()], 1).contains("was cancelled"));

@@ -1,14 +1,13 @@
 //! `rhubarb purge`: cancels everything that waits on queues.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-
 use clap::Args;
 use rhubarb::Client;
 use rhubarb_core::ids::QueueName;
 use serde::Serialize;
 
 use crate::{
-    exit::{CliError, Result},
+    ask,
+    exit::Result,
     project::know,
     session::Session,
 };
@@ -71,21 +70,12 @@ fn told(about: &str, messages: u64, queues: usize) -> String {
 }
 
 async fn ask(client: &Client, queues: &[QueueName]) -> Result<()> {
-    if !io::stdin().is_terminal() {
-        return Err(CliError::Usage("a purge cannot be taken back: say --yes where nobody can be asked".into()));
-    }
+    ask::somebody("a purge cannot be taken back")?;
     let statuses = client.queues().await?;
     let waiting: u64 =
         statuses.iter().filter(|status| queues.contains(&status.queue)).map(|s| s.waiting + s.delayed).sum();
     let names: Vec<&str> = queues.iter().map(QueueName::as_str).collect();
-    let mut answer = String::new();
-    let mut stderr = io::stderr().lock();
-    let asked = write!(stderr, "Cancel {waiting} waiting tasks of {}? [y/N] ", names.join(", "));
-    let read = asked.and_then(|()| stderr.flush()).and_then(|()| io::stdin().lock().read_line(&mut answer));
-    match read {
-        Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
-        _ => Err(CliError::Usage("nothing was purged".into())),
-    }
+    ask::confirm(&format!("Cancel {waiting} waiting tasks of {}?", names.join(", ")), "nothing was purged")
 }
 
 #[cfg(test)]
