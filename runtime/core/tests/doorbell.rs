@@ -112,13 +112,16 @@ fn the_delay_is_what_the_queue_can_hold() {
     assert_eq!(delay("ordered", 5), 0, "SQS refuses one there");
 }
 
+const W3C: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 #[test]
 fn the_trace_goes_on_beside_the_body() {
     assert_eq!(attributes(&message("plain", 1, 0, |_| {})), [("task", "train"), ("v", "1")]);
     let traced = message("plain", 1, 0, |envelope| {
-        envelope.trace = Some(Trace { traceparent: Some("00-aa-bb-01".into()), tracestate: Some("x=1".into()) });
+        envelope.trace = Some(Trace { traceparent: Some(W3C.into()), tracestate: Some("x=1".into()) });
     });
-    let expected = [("task", "train"), ("traceparent", "00-aa-bb-01"), ("tracestate", "x=1"), ("v", "1")];
+    let xray = ("AWSTraceHeader", "Root=1-0af76519-16cd43dd8448eb211c80319c;Parent=b7ad6b7169203331;Sampled=1");
+    let expected = [xray, ("task", "train"), ("traceparent", W3C), ("tracestate", "x=1"), ("v", "1")];
     assert_eq!(attributes(&traced), expected);
 }
 

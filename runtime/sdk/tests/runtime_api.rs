@@ -158,6 +158,7 @@ fn event() -> String {
         arn: "arn:aws:sqs:local:0:shouting",
         info: &info,
         traceparent: None,
+        tracestate: None,
     }])
 }
 
