@@ -21,7 +21,7 @@ const PLATFORM: &str = r#"
 [queues.work]
 timeout = "10s"
 max_attempts = 2
-backoff = { first = "1ms", factor = 1 }
+backoff = { initial = "1ms", factor = 1 }
 [queues.idle]
 [workers.all]
 queues = ["work", "idle"]
@@ -37,8 +37,7 @@ fn root() -> &'static Path {
 async fn agent_with_page(app: &App) -> (AgentProcess, SocketAddr) {
     let mut command = app.command(&["agent", "all", "--metrics", "127.0.0.1:0"]);
     command.env_remove("RHUBARB_METRICS");
-    let mut agent = AgentProcess::start(command).await;
-    agent.saw("metrics and health at").await;
+    let agent = AgentProcess::start(command).await;
     let line = agent.log().lines().find(|line| line.contains("metrics and health at")).unwrap().to_owned();
     let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
     (agent, address.parse().unwrap())

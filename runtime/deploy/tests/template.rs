@@ -448,3 +448,27 @@ fn the_example_of_a_container_image_gets_a_parameter_for_it() {
         assert!(dockerfile.contains(line), "{line}");
     }
 }
+
+#[test]
+fn every_queue_and_function_has_its_alarms_and_its_place_on_the_dashboard() {
+    let template = made(EVERYTHING);
+    let names: Vec<&str> = resources(&template).into_iter().map(|(name, _)| name).collect();
+    let kinds = [
+        ("AWS::SQS::Queue", "Queue", "AlarmOldest"),
+        ("AWS::SQS::Queue", "Dead", "AlarmDead"),
+        ("AWS::Lambda::Function", "Function", "AlarmErrors"),
+    ];
+    for (kind, prefix, alarm) in kinds {
+        let is_one = |name: &&&str| entry(&template, name).contains(&format!("    Type: {kind}\n"));
+        let ids: Vec<&str> = names.iter().filter(is_one).filter_map(|name| name.strip_prefix(prefix)).collect();
+        assert!(!ids.is_empty(), "{kind}");
+        for id in ids {
+            has(&template, &format!("{alarm}{id}"), &["Type: AWS::CloudWatch::Alarm", "Condition: HasAlarms"]);
+        }
+    }
+    let (_, body) = template.split_once("DashboardBody: !Sub |\n").unwrap();
+    let body: String = body.lines().take_while(|line| line.starts_with("        ")).collect();
+    let dashboard: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let widgets = dashboard["widgets"].as_array().unwrap();
+    assert!(widgets.len() >= 4 && widgets.iter().all(|widget| widget["properties"]["metrics"].is_array()), "{body}");
+}
