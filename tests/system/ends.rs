@@ -158,7 +158,7 @@ async fn a_buried_task_is_brought_back_with_its_id_and_its_history() {
     let agent = app.agent(&["all"]).await;
     let id = enqueue(&client, "fail", json!({"times": 9, "fatal": true}), "work").await;
     assert_eq!(settled(&client, id).await.record.state, State::Failed);
-    let ran = app.run(&["redrive", &id.to_string()]).await;
+    let ran = app.run(&["dead", "redrive", &id.to_string()]).await;
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let again = until(async || {
         let detail = client.task(id).await.unwrap();
@@ -167,4 +167,13 @@ async fn a_buried_task_is_brought_back_with_its_id_and_its_history() {
     .await;
     assert_eq!((again.record.attempt, again.record.redriven), (1, 1), "attempts count from 1 again");
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_whose_grace_outlasts_the_platforms_patience_does_not_start() {
+    let app = App::new(ENDS);
+    let refused = app.run(&["agent", "all", "--grace", "25s", "--kill-delay", "30s"]).await;
+    assert_eq!(refused.code, Some(64), "{refused:?}");
+    assert!(refused.stderr.contains("Lower the grace to 23s"), "{refused:?}");
+    app.agent(&["all", "--kill-delay", "30s"]).await.stop().await;
 }
