@@ -18,6 +18,8 @@ use super::{DAY, KEEP, LEASE, SECOND, all, eventually, failed, new_envelope, new
 use crate::clock::Clockwork;
 
 const MANY: usize = 10_000;
+/// Longer than any fact takes, so that only the holder that is to fall silent loses its lease.
+const LONG_LEASE: Duration = Duration::from_secs(600);
 
 /// Exercises limits.
 ///
@@ -25,7 +27,7 @@ const MANY: usize = 10_000;
 ///
 /// The backend does not do what it owes.
 pub async fn limits(backend: &dyn Backend, time: &dyn Clockwork) {
-    let cases = [AckMode::Lease, AckMode::Message].map(|ack| Case { backend, time, ack });
+    let cases = [AckMode::Lease, AckMode::Message].map(|ack| Case { backend, time, ack, lease: LONG_LEASE });
     let facts = cases.iter().flat_map(|case| -> Vec<LocalBoxFuture<'_, ()>> {
         vec![
             Box::pin(a_permit_that_comes_back_calls_whoever_was_parked_first(case)),
@@ -45,6 +47,7 @@ struct Case<'a> {
     backend: &'a dyn Backend,
     time: &'a dyn Clockwork,
     ack: AckMode,
+    lease: Duration,
 }
 
 const fn at_once(max: u32) -> ScopeLimits {
@@ -86,7 +89,7 @@ impl Case<'_> {
         let policy = ClaimPolicy {
             queue: queue.clone(),
             ack: self.ack,
-            lease: LEASE,
+            lease: self.lease,
             max_attempts: 3,
             raw_task: None,
             purged_before: None,
@@ -219,7 +222,8 @@ async fn an_attempt_that_ends_gives_its_permit_back(case: &Case<'_>) {
 async fn a_silent_holder_s_permit_goes_back_with_its_lease(case: &Case<'_>) {
     let (queue, limits) = (case.queue().await, of_queue(at_once(1)));
     case.submit(&queue, &[None; 2]).await;
-    let silent = case.take_just(&queue, limits, 1).await.remove(0);
+    let short = Case { lease: LEASE, ..*case };
+    let silent = short.take_just(&queue, limits, 1).await.remove(0);
     case.time.advance(LEASE + SECOND).await;
     case.reap(silent.id).await;
     // Both may be called or come by their own doorbell now: one of them runs.
