@@ -121,8 +121,7 @@ async fn serve() -> Option<Server> {
     }
     let backend = Arc::new(MemoryBackend::new(MemoryOptions::default()));
     let queue = CONFIG.as_ref()?.queues.get("default")?;
-    let spec =
-        rhubarb::core::backend::QueueSpec { queue: queue.name.clone(), max_receives: None, dead_letters: None };
+    let spec = rhubarb::core::backend::QueueSpec { queue: queue.name.clone(), max_receives: None, dead_letters: None };
     backend.broker().declare(&[spec]).await.ok()?;
     let shared = Shared::new(backend, Arc::clone(CONFIG.as_ref()?), WorkerId::new("fuzz").ok()?);
     let routes = Arc::new(ProcessRoutes::new(Arc::new(shared)));
