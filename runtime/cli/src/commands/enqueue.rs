@@ -132,9 +132,11 @@ impl Enqueue {
     fn can_be_waited_for(&self, config: &Config) -> Result<()> {
         let queue = config.route(&self.task, self.queue.as_ref(), None).ok().and_then(|queue| config.queue(&queue));
         match queue {
-            Some(QueueConfig { name, track: track @ (Track::Failures | Track::None), .. }) => Err(CliError::Usage(format!(
-                "`--wait`: queue {name} has track = \"{track}\" and keeps no row to wait for: leave it out, or write track = \"full\" in [queues.{name}]"
-            ))),
+            Some(QueueConfig { name, track: track @ (Track::Failures | Track::None), .. }) => {
+                Err(CliError::Usage(format!(
+                    "`--wait`: queue {name} has track = \"{track}\" and keeps no row to wait for: leave it out, or write track = \"full\" in [queues.{name}]"
+                )))
+            }
             _ => Ok(()),
         }
     }

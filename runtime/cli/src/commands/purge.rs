@@ -5,12 +5,7 @@ use rhubarb::Client;
 use rhubarb_core::ids::QueueName;
 use serde::Serialize;
 
-use crate::{
-    ask,
-    exit::Result,
-    project::know,
-    session::Session,
-};
+use crate::{ask, exit::Result, project::know, session::Session};
 
 /// Cancel every waiting task of queues; running ones are untouched
 #[derive(Args, Debug)]
