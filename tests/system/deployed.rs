@@ -26,7 +26,7 @@ fn on_an_emulator(commands: &str, endpoint: &str) -> String {
     let replaced = [
         ("rhubarb package\n", format!("aws s3 mb s3://code\npython pack.py '{}'\n", built.display())),
         ("CODE-BUCKET", "code".into()),
-        ("CodePrefix=v1/", format!("CodePrefix=v1/ Compute=false EndpointUrl={endpoint}")),
+        ("Compute=false", format!("Compute=false EndpointUrl={endpoint}")),
         ("TASK-ID", "\"$(rhubarb --aws tasks --json --limit 1 | cut -d'\"' -f4)\"".into()),
     ];
     replaced.iter().fold(commands.to_owned(), |script, (from, to)| {

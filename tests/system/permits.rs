@@ -34,7 +34,7 @@ fn most_at_once(ledger: &Path) -> usize {
         match line.split(' ').next() {
             Some("begin") => running += 1,
             Some("end") => running -= 1,
-            _ => panic!("{line}"),
+            other => assert_eq!(other, None, "{line}"),
         }
         most = most.max(running);
     }
@@ -59,7 +59,7 @@ async fn two_agents_run_no_more_of_a_key_at_once_than_its_limit() {
         assert_eq!(settled(&client, id).await.record.state, State::Succeeded);
     }
     for (_, ledger) in &ledgers {
-        assert_eq!(most_at_once(ledger), 2);
+        assert!(most_at_once(ledger) <= 2);
     }
     one.stop().await;
     two.stop().await;

@@ -117,7 +117,14 @@ impl Place {
 
 async fn claim(tasks: &DynamoTasks, submission: &Submission) -> ClaimAnswer {
     let worker = WorkerId::new("training-1@host.example").unwrap();
-    let terms = ClaimTerms { worker: &worker, lease: LEASE, ack: AckMode::Lease, max_attempts: 3, purged_before: None, limits: rhubarb_core::permit::QueueLimits::NONE };
+    let terms = ClaimTerms {
+        worker: &worker,
+        lease: LEASE,
+        ack: AckMode::Lease,
+        max_attempts: 3,
+        purged_before: None,
+        limits: rhubarb_core::permit::QueueLimits::NONE,
+    };
     let request = ClaimRequest { submission: submission.clone(), sent: Timestamp(1), terms };
     only(tasks.claim(&[request]).await).unwrap()
 }

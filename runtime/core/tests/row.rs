@@ -82,21 +82,23 @@ mod table {
     /// Where each move leads from `scheduled`, `waiting`, `queued`, `running`, `retrying`,
     /// `succeeded`, `failed`, `cancelled`, `expired`: the state's first letters, or a dot where it is
     /// refused.
-    const TABLE: [(Move, &str); 14] = [
+    const TABLE: [(Move, &str); 16] = [
         (Move::Claim, "run run run ... run ... ... ... ..."),
         (Move::TakeOver, "... ... ... run ... ... ... ... ..."),
-        (Move::Renew, "... ... run run ... ... ... ... ..."),
-        (Move::Succeed, "... ... suc suc ... ... ... ... ..."),
-        (Move::Bury, "... ... fai fai ... ... ... ... ..."),
-        (Move::Retry, "... ... ret ret ... ... ... ... ..."),
-        (Move::GiveBack, "... ... que que ... ... ... ... ..."),
-        (Move::Stop, "... ... can can ... ... ... ... ..."),
+        (Move::Renew, "... run run run ... ... ... ... ..."),
+        (Move::Succeed, "... suc suc suc ... ... ... ... ..."),
+        (Move::Bury, "... fai fai fai ... ... ... ... ..."),
+        (Move::Retry, "... ret ret ret ... ... ... ... ..."),
+        (Move::GiveBack, "... que que que ... ... ... ... ..."),
+        (Move::Stop, "... can can can ... ... ... ... ..."),
         (Move::Reap, "... ... ... que ... ... ... ... ..."),
         (Move::Lose, "... ... ... fai ... ... ... ... ..."),
         (Move::Cancel, "can can can ... can ... ... ... ..."),
         (Move::CancelLost, "... ... ... can ... ... ... ... ..."),
         (Move::Expire, "exp exp exp exp exp ... ... ... ..."),
         (Move::Redrive, "... ... ... ... ... ... que ... ..."),
+        (Move::Park, "wai wai wai ... wai ... ... ... ..."),
+        (Move::Call, "... que ... ... ... ... ... ... ..."),
     ];
 
     #[test]

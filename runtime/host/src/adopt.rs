@@ -153,7 +153,7 @@ impl Net<'_> {
         // New, and the same for all who find this very message.
         message.deduplication = message.deduplication.map(|_| format!("{}.{}", envelope.id, delivery.message));
         let sent = broker.send(queue, &[message]).await;
-        sent.into_iter().map(|sent| sent.map(|_| ())).collect::<Result<(), _>>()?;
+        sent.into_iter().try_for_each(|sent| sent.map(drop))?;
         Ok(true)
     }
 }

@@ -192,6 +192,7 @@ async fn take_elsewhere(sandbox: &Sandbox) {
         raw_task: None,
         purged_before: None,
         keep: (SECOND, SECOND),
+        limits: rhubarb_core::permit::QueueLimits::NONE,
     };
     let worker = "elsewhere".parse().unwrap();
     let take = Take { policy: &policy, worker: &worker, max: 1, wait: Duration::ZERO };

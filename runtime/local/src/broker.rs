@@ -203,7 +203,8 @@ impl Transaction<'_> {
         )?
         .execute(params![queue, spec.max_receives, dead])?;
         // A dead-letter queue is a queue too: it can be sent to and received from.
-        let declare_dead = "insert into queue(queue, declared) values(?1, 1) on conflict(queue) do update set declared = 1";
+        let declare_dead =
+            "insert into queue(queue, declared) values(?1, 1) on conflict(queue) do update set declared = 1";
         if let Some(dead) = dead {
             self.prepare(declare_dead)?.execute([dead])?;
         }

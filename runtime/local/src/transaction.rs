@@ -83,7 +83,18 @@ impl<'c> Transaction<'c> {
     ) -> Fallible<Self> {
         let boot = names.number(connection, boot)?;
         let usual = Default::default();
-        Ok(Self { connection, now, boot, ground, recent, names, counts: Vec::new(), told: Told::default(), returned: Vec::new(), usual })
+        Ok(Self {
+            connection,
+            now,
+            boot,
+            ground,
+            recent,
+            names,
+            counts: Vec::new(),
+            told: Told::default(),
+            returned: Vec::new(),
+            usual,
+        })
     }
 
     /// Ends: calls parked tasks for the permits that have come back, and writes the counts. The caller commits, then shares the names and tells.

@@ -48,6 +48,7 @@ async fn take(backend: &dyn Backend, submission: &Submission) -> Taken {
         raw_task: None,
         purged_before: None,
         keep: KEEP,
+        limits: rhubarb_core::permit::QueueLimits::NONE,
     };
     let worker = WorkerId::new("w").unwrap();
     backend.take(Take { policy: &policy, worker: &worker, max: 1, wait: Duration::ZERO }).await.unwrap()

@@ -107,7 +107,15 @@ impl Table {
         let config = Builder::from(&connection.config).interceptor(ReadsDate(Arc::clone(&clock)));
         let config = config.interceptor(connection.requests.clone()).build();
         let client = Client::from_conf(config);
-        Self { inner: Arc::new(Inner { client, name: name.to_owned(), clock, limits: Limits::AWS, returned: Arc::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                client,
+                name: name.to_owned(),
+                clock,
+                limits: Limits::AWS,
+                returned: Arc::default(),
+            }),
+        }
     }
 
     /// The same table under other limits: the longest delay of its queues decides when a late task is rung.

@@ -36,7 +36,11 @@ pub(super) fn judge_all(child: &Child, group: &[Held], end: End, inline_bytes_ma
         End::Answered(Answer::Response(body)) => match contract::read_answer(&body, &ids, inline_bytes_max) {
             Ok(said) => {
                 let unknown = |said: &Said| matches!(said, Said::UnknownTask);
-                group.iter().zip(&said).filter(|(_, said)| unknown(said)).for_each(|(held, _)| held.attempt.note_unknown());
+                group
+                    .iter()
+                    .zip(&said)
+                    .filter(|(_, said)| unknown(said))
+                    .for_each(|(held, _)| held.attempt.note_unknown());
                 group.iter().zip(said).map(|(held, said)| judge::said(&held.attempt, said, fastrand::f64())).collect()
             }
             Err(bad) => fail_each(bad.failure()),

@@ -57,7 +57,8 @@ impl Host {
             self.shared.function_arn(function),
         );
         if let [only] = group.as_slice() {
-            invocation.trace_id = only.attempt.span.trace().and_then(|trace| trace.parent()).map(|parent| parent.xray());
+            invocation.trace_id =
+                only.attempt.span.trace().and_then(|trace| trace.parent()).map(|parent| parent.xray());
         }
         group.iter().for_each(|held| measure::began(&held.attempt));
         let began = Instant::now();

@@ -102,7 +102,8 @@ async fn write(shared: &Shared, kept: &[Held], finishes: &[Finish]) -> Vec<Resul
         return backend.finish(finishes).await;
     };
     let each = || kept.iter().zip(finishes);
-    let with_row: Vec<Finish> = each().filter(|(held, _)| !is_rowless(held)).map(|(_, finish)| finish.clone()).collect();
+    let with_row: Vec<Finish> =
+        each().filter(|(held, _)| !is_rowless(held)).map(|(_, finish)| finish.clone()).collect();
     let without: Vec<Ended<'_>> = each()
         .filter(|(held, _)| is_rowless(held))
         .map(|(held, finish)| Ended { won: &held.attempt.won, finish, unknown: held.attempt.is_unknown() })

@@ -19,8 +19,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rhubarb_core::{
     backend::{
-        Buried, Called, ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Page, QueueRow, Reach, Renewal, Report, Result, Rung,
-        Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
+        Buried, Called, ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Page, QueueRow, Reach, Renewal, Report,
+        Result, Rung, Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
     },
     envelope::BlobRef,
     ids::{QueueName, TaskId},

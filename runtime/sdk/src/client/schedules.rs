@@ -180,23 +180,25 @@ impl Client {
     /// Again after a crash: the same ticks are the same tasks.
     async fn make_up(&self, record: &ScheduleRecord) -> Result<(), ClientError> {
         let (_, mut schedule, _) = read(record)?;
+        if !schedule.enabled {
+            return Ok(());
+        }
         schedule.jitter = Duration::ZERO;
         let unreadable = |unfit: Unfit| ClientError::Invalid(unfit.to_string());
         let rule = Rule::new(&schedule, record.since).map_err(unreadable)?;
         let (limits, now) = (self.backend().broker().limits(), self.now());
         let mut position = Position { passed: record.passed, resumed: Some(now) };
-        while schedule.enabled {
+        loop {
             let round = rule.round(position, schedule.catch_up, now, MADE_UP_MAX);
             for tick in &round.fire {
                 let prepared = prepare(&schedule, Some(*tick), self.config(), limits, now)?;
                 enqueue::submit_prepared(self, prepared).await?;
             }
-            let Some(passed) = round.passed else { break };
+            let Some(passed) = round.passed else { return Ok(()) };
             let noted = Noted { name: record.name.clone(), passed, last_tick: round.fire.last().copied() };
             self.backend().schedules().note(&[noted]).await.into_iter().collect::<Result<(), _>>()?;
             position.passed = passed;
         }
-        Ok(())
     }
 
     async fn put_schedule(

@@ -366,5 +366,12 @@ impl Next<'_> {
 }
 
 fn terms(ack: AckMode) -> ClaimTerms<'static> {
-    ClaimTerms { worker: &WORKER, lease: STEP, ack, max_attempts: ATTEMPTS, purged_before: None, limits: rhubarb_core::permit::QueueLimits::NONE }
+    ClaimTerms {
+        worker: &WORKER,
+        lease: STEP,
+        ack,
+        max_attempts: ATTEMPTS,
+        purged_before: None,
+        limits: rhubarb_core::permit::QueueLimits::NONE,
+    }
 }

@@ -134,6 +134,7 @@ impl Stage {
             raw_task: None,
             purged_before: self.backend.purged_before(&self.queue),
             keep: (Duration::MAX, Duration::MAX),
+            limits: rhubarb_core::permit::QueueLimits::NONE,
         }
     }
 

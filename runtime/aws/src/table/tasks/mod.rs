@@ -24,8 +24,8 @@ use std::{
 use async_trait::async_trait;
 use rhubarb_core::{
     backend::{
-        Buried, Called, ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Glance, Page, QueueRow, Reach, Renewal, Report, Result, Rung,
-        Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
+        Buried, Called, ClaimAnswer, ClaimRequest, DueLease, DueRing, Filter, Glance, Page, QueueRow, Reach, Renewal,
+        Report, Result, Rung, Settlement, StateCount, Submission, Submitted, TaskDetail, TaskRecord, Tasks,
     },
     envelope::{BlobRef, Envelope},
     ids::{FencingToken, QueueName, TaskId},
