@@ -30,6 +30,7 @@ use rhubarb_core::{
     envelope::{BlobRef, Envelope, null},
     ids::{FencingToken, QueueName, TaskId, TaskName, WorkerId},
     outcome::{Failure, Outcome, Output},
+    permit::{QueueLimits, ScopeLimits},
     row::{AckMode, Claim, ClaimTerms, Renewed, State},
     table::{BY_STATE, INDEXES, PARTITION, SORT, TTL},
     time::Timestamp,
@@ -116,15 +117,13 @@ impl Place {
 }
 
 async fn claim(tasks: &DynamoTasks, submission: &Submission) -> ClaimAnswer {
+    claim_within(tasks, submission, QueueLimits::NONE).await
+}
+
+async fn claim_within(tasks: &DynamoTasks, submission: &Submission, limits: QueueLimits) -> ClaimAnswer {
     let worker = WorkerId::new("training-1@host.example").unwrap();
-    let terms = ClaimTerms {
-        worker: &worker,
-        lease: LEASE,
-        ack: AckMode::Lease,
-        max_attempts: 3,
-        purged_before: None,
-        limits: rhubarb_core::permit::QueueLimits::NONE,
-    };
+    let terms =
+        ClaimTerms { worker: &worker, lease: LEASE, ack: AckMode::Lease, max_attempts: 3, purged_before: None, limits };
     let request = ClaimRequest { submission: submission.clone(), sent: Timestamp(1), terms };
     only(tasks.claim(&[request]).await).unwrap()
 }
@@ -340,6 +339,25 @@ async fn a_task_costs_three_requests() {
     let (forgotten, forget) = measured(&place, submission.id, place.tasks.forget(10)).await;
     assert_eq!(forgotten.unwrap().0, 1);
     assert_eq!((forget.row, forget.indexes), (1, 3));
+}
+
+#[tokio::test]
+async fn a_limited_task_costs_two_transactions_and_three_reads_and_its_heartbeat_nothing_more() {
+    let place = place().await;
+    place.submit(&with_args(&0)).await;
+    let submission = with_args(&1);
+    place.submit(&submission).await;
+    let one = ScopeLimits { max_running: Some(1), rate: None };
+    let limits = QueueLimits { queue: one, ..QueueLimits::NONE };
+    let (won, claim) = measured(&place, submission.id, claim_within(&place.tasks, &submission, limits)).await;
+    let fence = won.won.unwrap().fence;
+    assert_eq!(claim.requests, cost(&[("GetItem", 2), ("TransactWriteItems", 1)], 1, 3).requests);
+    let renewals = [Renewal { id: submission.id, fence }];
+    let (_, heartbeat) = measured(&place, submission.id, place.tasks.renew(&renewals)).await;
+    assert_eq!(heartbeat.requests, cost(&[("UpdateItem", 1)], 1, 0).requests);
+    let settle = place.settle(submission.id, fence, Outcome::Succeeded(None), "");
+    let (_, settle) = measured(&place, submission.id, settle).await;
+    assert_eq!(settle.requests, cost(&[("GetItem", 1), ("TransactWriteItems", 1)], 1, 4).requests);
 }
 
 #[tokio::test]
