@@ -44,6 +44,8 @@ class Deployment:
         bucket, prefix = f"{self.stack}-code", _digest(zips)
         self._upload(bucket, prefix)
         self._deploy_stack(
+            bucket,
+            prefix,
             CodeBucket=bucket,
             CodePrefix=f"{prefix}/",
             EndpointUrl=self.functions_endpoint,
@@ -59,12 +61,14 @@ class Deployment:
         only_zips = ("--exclude", "*", "--include", "*.zip", "--exclude", "*/*")
         self._aws("s3", "sync", str(self.zips), f"s3://{bucket}/{prefix}", *only_zips)
 
-    def _deploy_stack(self, **parameters: str):
+    def _deploy_stack(self, bucket: str, prefix: str, **parameters: str):
         overrides = [f"{name}={value}" for name, value in parameters.items()]
         try:
             self._aws(
                 *("cloudformation", "deploy", "--no-fail-on-empty-changeset"),
                 *("--stack-name", self.stack, "--template-file", str(self.template)),
+                # CloudFormation takes a template over 51,200 bytes from a bucket alone.
+                *("--s3-bucket", bucket, "--s3-prefix", prefix),
                 *("--capabilities", "CAPABILITY_NAMED_IAM"),
                 *("--parameter-overrides", *overrides),
             )
