@@ -10,6 +10,8 @@ pub mod cloud;
 pub mod fuzz;
 
 use std::{
+    fs::File,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -22,8 +24,8 @@ use rhubarb::{
 use serde_json::{Value, value::RawValue};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
-    process::{Child, ChildStderr, Command},
+    process::{Child, Command},
+    sync::mpsc,
 };
 
 use crate::cloud::Cloud;
@@ -153,10 +155,10 @@ pub struct Ran {
     pub stderr: String,
 }
 
-/// A running agent.
+/// A running agent. All that it logs is read at once: a full pipe would stop it.
 pub struct AgentProcess {
     child: Child,
-    stderr: BufReader<ChildStderr>,
+    lines: mpsc::UnboundedReceiver<String>,
     log: String,
 }
 
@@ -165,8 +167,19 @@ impl AgentProcess {
     #[expect(clippy::expect_used, reason = "a test cannot go on without its agent")]
     pub async fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the agent starts");
-        let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
-        let mut agent = Self { child, stderr, log: String::new() };
+        let stderr = child.stderr.take().expect("stderr is piped").into_owned_fd().expect("a pipe");
+        let mut stderr = BufReader::new(File::from(stderr));
+        let (tell, lines) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            let mut line = Vec::new();
+            while stderr.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+                if tell.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                    return;
+                }
+                line.clear();
+            }
+        });
+        let mut agent = Self { child, lines, log: String::new() };
         agent.saw("is ready").await;
         agent
     }
@@ -174,17 +187,13 @@ impl AgentProcess {
     /// Waits until the agent logs a line with this text.
     pub async fn saw(&mut self, text: &str) {
         let find = async {
-            loop {
-                let mut line = String::new();
-                let read = self.stderr.read_line(&mut line).await;
+            while let Some(line) = self.lines.recv().await {
                 self.log.push_str(&line);
                 if line.contains(text) {
                     return true;
                 }
-                if !matches!(read, Ok(bytes) if bytes > 0) {
-                    return false;
-                }
             }
+            false
         };
         let found = tokio::time::timeout(PATIENCE, find).await;
         assert_eq!(found, Ok(true), "the agent never logged `{text}`; it logged:\n{}", self.log);
@@ -226,9 +235,9 @@ impl AgentProcess {
     #[expect(clippy::expect_used, reason = "an agent that never ends fails the test")]
     pub async fn ended(mut self) -> (ExitStatus, String) {
         let end = async {
-            let mut rest = String::new();
-            let _ = self.stderr.read_to_string(&mut rest).await;
-            self.log.push_str(&rest);
+            while let Some(line) = self.lines.recv().await {
+                self.log.push_str(&line);
+            }
             self.child.wait().await
         };
         let status = tokio::time::timeout(PATIENCE, end).await.expect("the agent ends").expect("the agent is reaped");

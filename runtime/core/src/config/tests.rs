@@ -709,6 +709,7 @@ fn every_default_of_the_reference_is_what_holds_without_the_key() {
         let Some(literal) = literal.filter(|literal| !literal.contains('`')) else { continue };
         let quoted = match key.kind.as_str() {
             "duration" | "size" => format!("{literal:?}"),
+            _ if key.key == "metrics" => format!("{literal:?}"),
             _ if literal == "[]" => continue, // an empty list is not written
             _ => literal.to_owned(),
         };

@@ -1,4 +1,5 @@
-//! Splits what a function process prints into lines, for whoever listens while it runs.
+//! Splits what a function process prints into lines, for whoever listens while it runs. An invocation that prints
+//! without end is told up to a limit: a log that cannot be written as fast would hold up its function's host.
 
 use std::fmt;
 
@@ -12,6 +13,9 @@ pub type OnLine = Box<dyn Fn(&str) + Send + Sync>;
 pub(super) struct Lines {
     open: Vec<u8>,
     tell: OnLine,
+    bytes_max: usize,
+    /// Of `bytes_max`, since the last invocation began.
+    left: usize,
 }
 
 impl fmt::Debug for Lines {
@@ -21,8 +25,14 @@ impl fmt::Debug for Lines {
 }
 
 impl Lines {
-    pub(super) fn new(tell: OnLine) -> Self {
-        Self { open: Vec::new(), tell }
+    /// Tells up to `bytes_max` of what an invocation prints.
+    pub(super) fn new(bytes_max: usize, tell: OnLine) -> Self {
+        Self { open: Vec::new(), tell, bytes_max, left: bytes_max }
+    }
+
+    /// An invocation begins: it may print anew.
+    pub(super) fn begin(&mut self) {
+        self.left = self.bytes_max;
     }
 
     /// Takes in what was read, and tells what has become whole.
@@ -38,8 +48,12 @@ impl Lines {
     /// Tells what was printed without an end of line.
     pub(super) fn flush(&mut self) {
         let line = self.open.trim_ascii_end();
-        if !line.is_empty() {
+        if !line.is_empty() && self.left > 0 {
             (self.tell)(&String::from_utf8_lossy(line));
+            self.left = self.left.saturating_sub(line.len());
+            if self.left == 0 {
+                (self.tell)("(more was printed: its end is kept with the attempt)");
+            }
         }
         self.open.clear();
     }
@@ -53,7 +67,7 @@ mod tests {
     fn told(pieces: &[&[u8]]) -> Vec<String> {
         let told = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&told);
-        let mut lines = Lines::new(Box::new(move |line| heard.lock().unwrap().push(line.to_owned())));
+        let mut lines = Lines::new(100_000, Box::new(move |line| heard.lock().unwrap().push(line.to_owned())));
         pieces.iter().for_each(|piece| lines.read(piece));
         lines.flush();
         std::mem::take(&mut *told.lock().unwrap())
@@ -62,6 +76,18 @@ mod tests {
     #[test]
     fn lines_are_told_whole_however_they_were_read() {
         assert_eq!(told(&[b"one\ntw", b"o\r\n", b"\n", b"three"]), ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn an_invocation_without_end_is_told_to_a_limit_and_the_next_one_again() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&told);
+        let mut lines = Lines::new(10, Box::new(move |line| heard.lock().unwrap().push(line.to_owned())));
+        lines.read(b"12345\n67890\nnever\n");
+        lines.begin();
+        lines.read(b"again\n");
+        let more = "(more was printed: its end is kept with the attempt)";
+        assert_eq!(*told.lock().unwrap(), ["12345", "67890", more, "again"]);
     }
 
     #[test]

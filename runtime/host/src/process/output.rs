@@ -71,7 +71,10 @@ impl Output {
         let errors = writer.try_clone()?;
         let output = Self {
             pipe: pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?,
-            captures: Mutex::new(Captures { lines: on_line.map(Lines::new), ..Captures::new(bytes_max) }),
+            captures: Mutex::new(Captures {
+                lines: on_line.map(|tell| Lines::new(bytes_max, tell)),
+                ..Captures::new(bytes_max)
+            }),
         };
         Ok((output, writer.into(), errors.into()))
     }
@@ -186,6 +189,9 @@ impl Captures {
         if self.in_flight.iter().all(|(id, _)| id != request_id) {
             let clipped = Clipped::head_and_tail(self.bytes_max);
             self.in_flight.push((request_id.to_owned(), clipped));
+            if let Some(lines) = &mut self.lines {
+                lines.begin();
+            }
         }
     }
 

@@ -117,6 +117,8 @@ fn check_input(config: &Config, schedule: &ScheduleConfig) -> Option<(&'static s
                 || Problem::new(format!("the input has {bytes} bytes"), format!("at most {most} are allowed"));
             (bytes > most).then(|| ("args", problem()))
         }
+        // Said already: such a queue takes no key.
+        Err(StoreError::Invalid(_)) if check_track(config, schedule).is_some() => None,
         Err(StoreError::Invalid(what)) => Some(("task", Problem::new(what, "see what its queue allows"))),
         Err(_) => None,
     }
