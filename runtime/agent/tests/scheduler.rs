@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,6 +21,7 @@ use rhubarb_core::{
     time::Timestamp,
 };
 use rhubarb_testkit::{Clock, Fault, ManualClock, MemoryBackend, MemoryOptions, Verb};
+use tokio::sync::Notify;
 
 const MINUTE: i64 = 60_000;
 
@@ -161,6 +162,54 @@ async fn a_holder_that_dies_between_the_task_and_its_note_loses_and_doubles_noth
     }
     world.fire(&mut world.scheduler(), world.at(3)).await;
     assert_eq!(world.ticks().await, [0, 1, 2, 3]);
+}
+
+/// Kills the holder before or after its verb of this number, and lets another take over. Returns the ticks that made
+/// tasks, and whether the holder lived to that verb.
+async fn killed_at(verb: usize, fault: Fault) -> (Vec<i64>, bool) {
+    let mut world = World::new("");
+    let (left, killed) = (Arc::new(AtomicUsize::new(usize::MAX)), Arc::new(Notify::new()));
+    let (counts, tells) = (Arc::clone(&left), Arc::clone(&killed));
+    let faults = move |_: Verb| {
+        if counts.fetch_sub(1, Ordering::SeqCst) > 0 {
+            return Fault::None;
+        }
+        tells.notify_one();
+        fault
+    };
+    let clock = Clock::Manual(ManualClock::new());
+    let options = MemoryOptions { clock, faults: Some(Arc::new(faults)), ..MemoryOptions::default() };
+    world.backend = Arc::new(MemoryBackend::new(options));
+    for name in ["one", "two"] {
+        world.put(name, |it| (it.rate, it.catch_up) = (Some("1 minute".into()), Some("all".into()))).await;
+    }
+    left.store(verb, Ordering::SeqCst);
+    let mut holder = world.scheduler();
+    let died = tokio::select! {
+        biased;
+        _ = world.fire(&mut holder, world.at(2)) => false,
+        () = killed.notified() => true,
+    };
+    left.store(usize::MAX, Ordering::SeqCst);
+    world.fire(&mut world.scheduler(), world.at(3)).await;
+    (world.ticks().await, died)
+}
+
+#[tokio::test]
+async fn a_holder_that_is_killed_at_any_step_loses_and_doubles_nothing() {
+    for fault in [Fault::CrashBefore, Fault::CrashAfter] {
+        let mut verb = 0;
+        loop {
+            let (ticks, died) = killed_at(verb, fault).await;
+            assert_eq!(ticks, [0, 0, 1, 1, 2, 2, 3, 3], "{fault:?}, verb {verb}");
+            if !died {
+                break;
+            }
+            verb += 1;
+        }
+        // It looks, reads, submits and notes at the least.
+        assert!(verb >= 5, "it was killed {verb} times only");
+    }
 }
 
 #[tokio::test]
