@@ -12,6 +12,7 @@ mod demo;
 mod deployed;
 mod ends;
 mod eventbridge;
+mod every_command;
 mod foreign;
 mod idempotency;
 mod input;
