@@ -1,7 +1,10 @@
 //! The first command of the README: the demo, with real trainings of few rounds, by the functions as they are built
 //! beside the test.
 
+use rhubarb_testkit::collector::Collector;
 use rhubarb_tests::{App, PATIENCE, binary, over_aws};
+
+use crate::traces::connected;
 
 /// The example application, each function by its binary instead of its package.
 fn example() -> App {
@@ -21,8 +24,10 @@ async fn the_demo_trains_and_judges_its_models_and_keeps_no_short_task_waiting()
     if over_aws() {
         return;
     }
-    let app = example();
-    let output = app.command(&["demo", "--epochs", "2", "--no-build"]).output();
+    let (app, collector) = (example(), Collector::start().await);
+    let mut command = app.command(&["demo", "--epochs", "2", "--no-build"]);
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint()).env("OTEL_METRICS_EXPORTER", "none");
+    let output = command.env("OTEL_BSP_MAX_QUEUE_SIZE", "65536").output();
     // It is long by what it does: short tasks alone for ten seconds, then two trainings.
     let output = tokio::time::timeout(PATIENCE * 5, output).await.unwrap().unwrap();
     let (table, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -44,4 +49,10 @@ async fn the_demo_trains_and_judges_its_models_and_keeps_no_short_task_waiting()
     }
     assert!(table.contains("while training ran") && table.contains("with no training"), "{table}");
     assert!(app.path().join(".rhubarb/demo/overlay.png").is_file(), "{table}");
+
+    // Its story is whole: every span has its parent, and every root task is one trace with all that it led to.
+    let spans = collector.spans();
+    let attempts = connected(&spans);
+    assert_eq!(collector.wrong(), Vec::<String>::new());
+    assert!(attempts.len() > 100 && attempts.iter().all(|attempts| *attempts > 0), "{attempts:?}");
 }

@@ -319,11 +319,13 @@ work 0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a01  succeeded on default after 2.0s
 │  │      +3.0s  attempt 1 failed, ran 2.0s: error: no data
 │  │      +8.0s  retrying, due in 4s
 │  └─ work 0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a03  expired on default after 59.0s
-│          +0ms  accepted
-│         +59.0s  expired
+│             +0ms  accepted
+│           +59.0s  expired
 └─ work 0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a04  succeeded on default after 2.0s
-";
-        assert!(text.starts_with(expected.trim_end().rsplit_once('\n').unwrap().0), "{text}");
+           +0ms  accepted
+          +0.5s  attempt 1 began on w, waited 0.5s
+          +2.0s  attempt 1 succeeded, ran 1.5s";
+        assert_eq!(text, expected);
     }
 
     #[test]
