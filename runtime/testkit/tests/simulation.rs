@@ -8,7 +8,7 @@ use std::{env, thread};
 
 use rhubarb_testkit::simulation::{Sabotage, Tally, simulate};
 
-/// Enough to meet every rule many times; about 20 s on two cores that have nothing else to do.
+/// Enough to meet every rule many times; about half a minute on two cores that have nothing else to do.
 const RUNS: u64 = 100_000;
 /// Each sabotage shows itself long before.
 const RUNS_UNTIL_NOTICED: u64 = 2_000;
@@ -50,7 +50,11 @@ fn no_interleaving_breaks_a_rule() {
     println!("{runs} interleavings: {tally:?}");
     // The worlds are worth something: all of it happened, and often.
     assert!(
-        tally.crashes > runs && tally.reaped > runs / 4 && tally.refused > runs / 10 && tally.settled >= runs,
+        tally.crashes > runs
+            && tally.reaped > runs / 4
+            && tally.refused > runs / 10
+            && tally.settled >= runs
+            && tally.parked > runs / 5,
         "{tally:?}"
     );
 }
@@ -87,6 +91,21 @@ fn a_doorbell_that_a_fifo_queue_has_seen_before_is_noticed() {
 #[test]
 fn a_sweep_that_rings_nothing_is_noticed() {
     is_noticed(Sabotage::SilentSweep, "never settle");
+}
+
+#[test]
+fn a_claim_that_ignores_the_limits_is_noticed() {
+    is_noticed(Sabotage::ClaimPastLimits, "permits of the");
+}
+
+#[test]
+fn a_permit_that_is_given_back_twice_is_noticed() {
+    is_noticed(Sabotage::PermitGivenBackTwice, "permits of the");
+}
+
+#[test]
+fn parked_tasks_that_nobody_calls_are_noticed() {
+    is_noticed(Sabotage::ParkedNeverCalled, "never settle");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use rhubarb_core::{
     envelope::BlobRef,
     ids::{QueueName, TaskId},
     outcome::Failure,
+    permit::QueueLimits,
     row::{AckMode, Claim, Renewed, Settled, State},
     time::{Now, Timestamp},
 };
@@ -42,8 +43,16 @@ impl Tasks for MemoryBackend {
     async fn claim(&self, requests: &[ClaimRequest<'_>]) -> Vec<Result<ClaimAnswer>> {
         let limits = self.limits();
         self.each(Verb::Claim, requests.len(), |store, now, _| {
-            let mut answers: Vec<ClaimAnswer> =
-                requests.iter().map(|request| store.rows.claim(request, limits, now)).collect();
+            let unlimited = self.is_sabotaged(Sabotage::ClaimPastLimits);
+            let claim = |request: &ClaimRequest<'_>| {
+                if !unlimited {
+                    return store.rows.claim(request, limits, now);
+                }
+                let mut request = request.clone();
+                request.terms.limits = QueueLimits::NONE;
+                store.rows.claim(&request, limits, now)
+            };
+            let mut answers: Vec<ClaimAnswer> = requests.iter().map(claim).collect();
             if self.is_sabotaged(Sabotage::DropHeldDeliveries) {
                 for answer in &mut answers {
                     if let Claim::Held { ack, .. } = &mut answer.claim {
@@ -73,12 +82,19 @@ impl Tasks for MemoryBackend {
     async fn settle(&self, settlements: &[Settlement]) -> Vec<Result<Settled>> {
         let limits = self.limits();
         self.each(Verb::Settle, settlements.len(), |store, now, _| {
+            let twice = self.is_sabotaged(Sabotage::PermitGivenBackTwice);
+            let held = if twice { store.rows.held_permits(now) } else { Vec::new() };
             let unfenced = self.is_sabotaged(Sabotage::NoFencing);
             let settle = |settlement: &Settlement| match store.rows.row(settlement.id).map(|row| row.fence) {
                 Some(fence) if unfenced => store.rows.settle(&Settlement { fence, ..settlement.clone() }, limits, now),
                 _ => store.rows.settle(settlement, limits, now),
             };
-            settlements.iter().map(settle).collect()
+            let answers: Vec<Result<Settled>> = settlements.iter().map(settle).collect();
+            let settled = |id| settlements.iter().zip(&answers).any(|(s, answer)| s.id == id && answer.is_ok());
+            for (_, queue, permit) in held.iter().filter(|(id, ..)| settled(*id)) {
+                store.rows.meters.follow(queue, Some(permit), None, now);
+            }
+            answers
         })
         .await
     }
@@ -143,6 +159,9 @@ impl Tasks for MemoryBackend {
 
     async fn call_parked(&self, reach: Reach, limit: usize) -> Result<Vec<Called>> {
         if reach == Reach::Returned && self.lock().rows.meters.nothing_returned() {
+            return Ok(Vec::new());
+        }
+        if self.is_sabotaged(Sabotage::ParkedNeverCalled) {
             return Ok(Vec::new());
         }
         self.whole(Verb::CallParked, |store, now, _| Ok(store.rows.call_parked(reach, limit, now))).await

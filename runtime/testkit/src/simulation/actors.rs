@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rhubarb_core::{
     backend::{
-        Backend, Broker as _, Finish, Log, OutgoingMessage, Renewal, Settlement, Submission, Submitted, Take,
+        Backend, Broker as _, Finish, Log, OutgoingMessage, Reach, Renewal, Settlement, Submission, Submitted, Take,
         Tasks as _, Window, Won,
     },
     envelope::{Envelope, null},
@@ -81,13 +81,14 @@ async fn producer(stage: Stage, tasks: usize, skew_ms: i64) {
     };
     for number in 0..tasks {
         let submission = submission(&stage, number, incarnation);
-        stage.state().oracle.watch(submission.id);
+        stage.state().oracle.watch(submission.id, has_tenant(number));
         loop {
             let called = stage.wall(skew_ms);
             let answers = Backend::submit(&stage.backend, std::slice::from_ref(&submission), called).await;
-            // Whoever stands still in the middle of a call for longer than a queue can delay a message may
-            // leave a late task unrung: the sweep rings it when the queue stands empty.
-            if stage.backend.now().epoch.since(called) >= stage.backend.limits().delay_max {
+            // Whoever stands still in the middle of a call for longer than a queue can delay a message, or whose
+            // clock is slow by as much, may leave a late task unrung: the sweep rings it when the queue stands empty.
+            let is_late = stage.backend.now().epoch.since(called) >= stage.backend.limits().delay_max;
+            if is_late {
                 stage.state().oracle.excuse(submission.id);
             }
             match answers.into_iter().next() {
@@ -96,6 +97,9 @@ async fn producer(stage: Stage, tasks: usize, skew_ms: i64) {
                     break;
                 }
                 Some(Ok(Submitted::Keyed(first))) => {
+                    if is_late {
+                        stage.state().oracle.excuse(first);
+                    }
                     stage.state().oracle.accepted(first);
                     break;
                 }
@@ -105,6 +109,11 @@ async fn producer(stage: Stage, tasks: usize, skew_ms: i64) {
         stage.note(|| format!("task {} is accepted", submission.id));
         pause(&stage, Duration::ZERO, 5 * SECOND).await;
     }
+}
+
+/// Whether a producer's task has the concurrency key.
+const fn has_tenant(number: usize) -> bool {
+    number != 1
 }
 
 fn submission(stage: &Stage, number: usize, incarnation: usize) -> Submission {
@@ -117,6 +126,7 @@ fn submission(stage: &Stage, number: usize, incarnation: usize) -> Submission {
     envelope.not_before = late.map(|late| rhubarb_core::time::Timestamp(1_800_000_000_000).after(late));
     envelope.max_attempts = (number % 3 == 2).then_some(2);
     // The last two share a key: one of them is the other.
+    envelope.concurrency_key = has_tenant(number).then(|| "tenant".to_owned());
     envelope.idempotency_key = has_key.then(|| "key".to_owned());
     Submission::new(&envelope, stage.queue.clone(), Window::DEFAULT)
 }
@@ -235,7 +245,7 @@ async fn finish(stage: Stage, won: Won, outcome: Outcome, tries: usize) {
     }
 }
 
-/// Finds silent tasks, rings what is due, and notices a queue that stands empty.
+/// Finds silent tasks, rings what is due, calls who is parked, and notices a queue that stands empty.
 async fn sweeper(stage: Stage, skew_ms: i64) {
     let mut reaper = Reaper::new();
     let mut empty_since = None;
@@ -254,6 +264,10 @@ async fn sweeper(stage: Stage, skew_ms: i64) {
             && let Ok(due) = stage.backend.due_rings(MANY).await
         {
             stage.backend.ring(&due, stage.wall(skew_ms)).await;
+        }
+        if !stage.limits().is_none() {
+            // What is not called now is called the next time.
+            let _ = Backend::call_parked(&stage.backend, Reach::Everywhere).await;
         }
         let now = stage.monotonic();
         match stage.backend.counts(&stage.queue).await {

@@ -4,8 +4,9 @@
 //! of `submit`, `take`, `finish`, `ring` and `redrive`, over the in-memory backend. Each verb on row or
 //! queue is one step; a seed decides which actor takes the next one, how time passes, who crashes or
 //! stands still, and what becomes of each verb (refused, answer lost, message lost or doubled). Clocks
-//! of workers are skewed, indexes lag, writes arrive after their senders gave up, and the store has
-//! outages. After each step the oracle compares every row with the one before. At last all is calm,
+//! of workers are skewed and step by an hour, indexes lag, writes arrive after their senders gave up, and the
+//! store has outages. Half of the worlds limit how many tasks run at once, and how many start in a period.
+//! After each step the oracle compares every row with the one before. At last all is calm,
 //! and every accepted task must settle.
 //!
 //! A broken rule names the seed, and [`simulate`] with that seed breaks it again, with its trace.
@@ -34,17 +35,26 @@ pub enum Sabotage {
     SilentSweep,
     /// On a FIFO queue every doorbell of a task has the same deduplication id.
     SameBellAgain,
+    /// A claim starts whatever the queue's limits say.
+    ClaimPastLimits,
+    /// A holder that settles gives its permit back twice.
+    PermitGivenBackTwice,
+    /// Nobody calls the tasks that are parked for a permit.
+    ParkedNeverCalled,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::NoFencing,
         Self::DeleteBeforeSettle,
         Self::DropHeldDeliveries,
         Self::ReapByWorkerClock,
         Self::SilentSweep,
         Self::SameBellAgain,
+        Self::ClaimPastLimits,
+        Self::PermitGivenBackTwice,
+        Self::ParkedNeverCalled,
     ];
 }
 
@@ -63,6 +73,8 @@ pub struct Tally {
     pub reaped: u64,
     /// Settles that changed nothing: of older holders, or while the store was out of reach.
     pub refused: u64,
+    /// Tasks that found no permit and were parked.
+    pub parked: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -73,6 +85,7 @@ impl std::ops::AddAssign for Tally {
         self.attempts += other.attempts;
         self.reaped += other.reaped;
         self.refused += other.refused;
+        self.parked += other.parked;
     }
 }
 

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use rhubarb_core::{
     ids::{FencingToken, QueueName, TaskId},
+    permit::{QueueLimits, Rate, ScopeLimits},
     row::{AckMode, Row, State},
-    time::Now,
+    time::{Now, Timestamp, millis},
 };
 
 use super::Tally;
@@ -23,6 +24,9 @@ pub(super) struct Oracle {
     /// overtaken may still delete the message of a later one: the reaper brings that one back too.
     keeps_messages: bool,
     tasks: BTreeMap<TaskId, Watched>,
+    limits: QueueLimits,
+    /// When attempts were begun, in order.
+    starts: Vec<Timestamp>,
     pub(super) tally: Tally,
 }
 
@@ -30,6 +34,8 @@ pub(super) struct Oracle {
 struct Watched {
     row: Option<Row>,
     accepted: bool,
+    /// It has the one concurrency key that there is.
+    has_key: bool,
     begun: u32,
     given_back: u32,
     /// What its first claim allowed: the configuration stays as it is.
@@ -55,12 +61,12 @@ pub(super) struct Intent {
 }
 
 impl Oracle {
-    pub(super) fn new(modes: [AckMode; 2]) -> Self {
-        Self { keeps_messages: modes == [AckMode::Message; 2], ..Self::default() }
+    pub(super) fn new(modes: [AckMode; 2], limits: QueueLimits) -> Self {
+        Self { keeps_messages: modes == [AckMode::Message; 2], limits, ..Self::default() }
     }
 
-    pub(super) fn watch(&mut self, id: TaskId) {
-        self.tasks.entry(id).or_default();
+    pub(super) fn watch(&mut self, id: TaskId, has_key: bool) {
+        self.tasks.entry(id).or_default().has_key = has_key;
     }
 
     pub(super) fn accepted(&mut self, id: TaskId) {
@@ -79,6 +85,7 @@ impl Oracle {
     /// Checks every row after a step; `now` is the store's own clock.
     pub(super) fn look(&mut self, backend: &MemoryBackend, queue: &QueueName, step: &Step<'_>, now: Now) -> Verdict {
         self.tally.steps += 1;
+        let begun = self.tally.attempts;
         for (id, watched) in &mut self.tasks {
             let row = backend.row(*id);
             let changed = row != watched.row;
@@ -101,7 +108,33 @@ impl Oracle {
                 watched.can_come_back(*id, &row, bells, self.keeps_messages)?;
             }
         }
-        Ok(())
+        self.keeps_limits(self.tally.attempts - begun, now)
+    }
+
+    /// No more tasks hold a lease that has not ended, and no more have started in a period, than may. It goes by
+    /// the rows' leases, and believes no meter.
+    fn keeps_limits(&mut self, begun: u64, now: Now) -> Verdict {
+        let QueueLimits { queue, key } = self.limits;
+        let holds = |watched: &&Watched| {
+            let row = watched.row.as_ref().filter(|row| row.state == State::Running);
+            row.and_then(|row| row.hold.as_ref()).is_some_and(|hold| hold.until > now.lease)
+        };
+        let at_once = |limits: ScopeLimits, of: &str, count: usize| match limits.max_running {
+            Some(max) if count > max as usize => Err(format!("{count} of {max} permits of the {of} are held")),
+            _ => Ok(()),
+        };
+        if !self.limits.is_none() {
+            at_once(queue, "queue", self.tasks.values().filter(holds).count())?;
+            at_once(key, "key", self.tasks.values().filter(|watched| watched.has_key).filter(holds).count())?;
+        }
+        let Some(Rate { count, period }) = queue.rate else { return Ok(()) };
+        self.starts.extend((0..begun).map(|_| now.epoch));
+        match self.starts.len().checked_sub(count as usize + 1).map(|first| self.starts[first]) {
+            Some(first) if begun > 0 && now.epoch.since(first) < period => {
+                Err(format!("{} starts in {} ms", count + 1, millis(now.epoch.since(first))))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The accepted tasks that have not settled.
@@ -175,6 +208,7 @@ impl Watched {
     fn claimed(&mut self, id: TaskId, before: &Row, after: &Row, now: Now, tally: &mut Tally) -> Verdict {
         lease_had_ended(id, before, now)?;
         if after.state != State::Running {
+            tally.parked += u64::from(after.state == State::Waiting && before.state != State::Waiting);
             return Ok(());
         }
         self.begun += 1;
@@ -192,7 +226,7 @@ impl Watched {
         Ok(())
     }
 
-    /// An unsettled task always has a way back: a message, a bell that is due, or a lease that ends. In
+    /// An unsettled task always has a way back: a message, a bell that is due, a permit, or a lease that ends. In
     /// mode `message` a message is there as long as the task is held.
     fn can_come_back(&self, id: TaskId, row: &Row, bells: usize, keeps_messages: bool) -> Verdict {
         if bells > 0 || self.bell_excused {
@@ -206,6 +240,8 @@ impl Watched {
             }
             (State::Running, _) => Ok(()),
             _ if row.ring_at.is_some() || !self.accepted => Ok(()),
+            // Whoever gives a permit back calls it. That somebody does is seen at the end.
+            (State::Waiting, _) if row.permit.as_ref().is_some_and(|permit| permit.parked_for().is_some()) => Ok(()),
             (state, _) => broken(id, &format!("it is {state}, has no message, and nothing will ring it")),
         }
     }

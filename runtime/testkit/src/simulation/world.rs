@@ -13,6 +13,7 @@ use rhubarb_core::{
     backend::{ClaimPolicy, QueueSpec},
     ids::{QueueName, TaskId},
     limits::Limits,
+    permit::{QueueLimits, Rate, ScopeLimits},
     row::AckMode,
     time::{Timestamp, millis},
 };
@@ -38,6 +39,26 @@ pub(super) type Act = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Limits small enough that every one is reached.
 const LIMITS: Limits =
     Limits { delay_max: Duration::from_secs(20), visibility_max: Duration::from_secs(60), ..Limits::AWS };
+
+/// What the queue allows: nothing is limited in half of the worlds. A FIFO queue has no limits: a task that is
+/// parked would be overtaken. The rate's period is a whole number of the meter's slices.
+const ALLOWED: [QueueLimits; 6] = {
+    const fn at_once(max: u32) -> ScopeLimits {
+        ScopeLimits { max_running: Some(max), rate: None }
+    }
+    let none = QueueLimits::NONE;
+    let rate = Some(Rate { count: 2, period: Duration::from_secs(12) });
+    [
+        none,
+        none,
+        none,
+        QueueLimits { queue: at_once(2), ..none },
+        QueueLimits { queue: at_once(2), key: at_once(1) },
+        QueueLimits { queue: ScopeLimits { max_running: Some(1), rate }, ..none },
+    ]
+};
+/// By how much the workers' wall clocks step.
+const CLOCK_STEPS: [i64; 3] = [0, 3_600_000, -3_600_000];
 
 /// Runs one world from its seed to its end.
 ///
@@ -78,6 +99,9 @@ pub(super) struct State {
     /// How often the producer has begun.
     pub(super) producers: usize,
     outage_until: i64,
+    /// How far the wall clocks of all that act have stepped; the store's has not.
+    stepped_ms: i64,
+    limits: QueueLimits,
     /// The actor whose turn it is, and what it did with it.
     turn_of: usize,
     done: Option<Verb>,
@@ -113,9 +137,13 @@ impl Stage {
         self.state().calm
     }
 
-    /// The wall clock of an actor that is wrong by so many milliseconds.
+    /// The wall clock of an actor that is wrong by so many milliseconds, and by what clocks have stepped.
     pub(super) fn wall(&self, skew_ms: i64) -> Timestamp {
-        Timestamp(self.backend.now().epoch.0 + skew_ms)
+        Timestamp(self.backend.now().epoch.0 + skew_ms + self.state().stepped_ms)
+    }
+
+    pub(super) fn limits(&self) -> QueueLimits {
+        self.state().limits
     }
 
     /// A monotonic clock.
@@ -134,7 +162,7 @@ impl Stage {
             raw_task: None,
             purged_before: self.backend.purged_before(&self.queue),
             keep: (Duration::MAX, Duration::MAX),
-            limits: rhubarb_core::permit::QueueLimits::NONE,
+            limits: state.limits,
         }
     }
 
@@ -239,12 +267,15 @@ impl World {
         let fifo = modes == [AckMode::Message; 2] && random.percent(50);
         let max_attempts = 1 + u32::try_from(random.below(4)).unwrap_or(0);
         let index_lag = random.pick(&[Duration::ZERO, Duration::ZERO, SECOND, 5 * SECOND]);
+        let limits = if fifo { QueueLimits::NONE } else { random.pick(&ALLOWED) };
         let state = State {
             random,
             calm: false,
-            oracle: Oracle::new(modes),
+            oracle: Oracle::new(modes, limits),
             producers: 0,
             outage_until: 0,
+            stepped_ms: 0,
+            limits,
             turn_of: usize::MAX,
             done: None,
             sleep_until: None,
@@ -306,7 +337,7 @@ impl World {
     }
 
     /// Lets something happen that is no step: time passes, somebody crashes or stands still, the store
-    /// goes out of reach.
+    /// goes out of reach, clocks step.
     fn stir(&mut self) {
         let now = self.stage.clock.elapsed_ms();
         let count = self.actors.len();
@@ -325,6 +356,11 @@ impl World {
             16..17 => {
                 self.say(format!("   the store is out of reach for {time:?}"));
                 self.stage.state().outage_until = now + millis(time);
+            }
+            17..18 => {
+                let step = self.stage.draw(|random| random.pick(&CLOCK_STEPS));
+                self.say(format!("   the clocks of all who act are {} min off", step / 60_000));
+                self.stage.state().stepped_ms = step;
             }
             _ => {}
         }
