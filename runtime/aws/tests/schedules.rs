@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::{collections::BTreeMap, time::Duration};
+
 use aws_sdk_scheduler::{
     Client,
     operation::get_schedule::GetScheduleOutput,
@@ -12,9 +14,12 @@ use aws_sdk_scheduler::{
 use common::{RealTime, config, connection};
 use rhubarb_aws::{AwsBackend, AwsOptions};
 use rhubarb_core::{
-    backend::{Backend as _, ScheduleRecord, Schedules},
+    backend::{Backend as _, ClaimPolicy, Finish, Log, OutgoingMessage, ScheduleRecord, Schedules, Settlement, Take},
     config::{Config, Definition},
-    ids::ScheduleName,
+    ids::{QueueName, ScheduleName, WorkerId},
+    outcome::Outcome,
+    row::{AckMode, State},
+    schedule::SCHEDULED_TIME,
     time::Timestamp,
 };
 use rhubarb_testkit::{emulator::Emulator, exercise};
@@ -202,4 +207,54 @@ async fn where_nothing_was_deployed_agents_fire_everything() {
         assert!(!place.schedules().fires(&place.read(&record.name).await), "{}", record.name);
         assert!(place.schedules().pause(&record.name, true).await.unwrap());
     }
+}
+
+/// One tick, from the message that EventBridge writes to the end of its task. Returns what it asked of each service.
+async fn run_tick(place: &Place, input: &str) -> BTreeMap<String, u64> {
+    let queue = QueueName::new("default").unwrap();
+    let message = OutgoingMessage { body: input.to_owned(), ..OutgoingMessage::default() };
+    place.backend.broker().send(&queue, &[message]).await.pop().unwrap().unwrap();
+    let before = place.backend.requests();
+    let keep = (Duration::from_secs(3600), Duration::from_secs(3600));
+    let policy = ClaimPolicy {
+        queue: queue.clone(),
+        ack: AckMode::Message,
+        lease: Duration::from_secs(30),
+        max_attempts: 3,
+        raw_task: None,
+        purged_before: None,
+        keep,
+        limits: rhubarb_core::permit::QueueLimits::NONE,
+    };
+    let worker = WorkerId::new("w").unwrap();
+    let take = Take { policy: &policy, worker: &worker, max: 1, wait: Duration::from_secs(10) };
+    let won = place.backend.take(take).await.unwrap().won.pop().unwrap();
+    let (outcome, log) = (Outcome::Succeeded(None), Log::default());
+    let settlement = Settlement { id: won.id, fence: won.row.fence, outcome, log, keep };
+    let finish = Finish { queue, settlement, receipt: won.receipt.clone(), hideable: policy.lease };
+    let settled = place.backend.finish(&[finish]).await.pop().unwrap().unwrap();
+    assert_eq!(settled.state, State::Succeeded);
+    let more = |(name, count): (String, u64)| (name.clone(), count - before.get(&name).copied().unwrap_or(0));
+    place.backend.requests().into_iter().map(more).filter(|(_, count)| *count > 0).collect()
+}
+
+#[tokio::test]
+async fn a_tick_of_eventbridge_costs_two_requests_to_the_queue_and_five_to_the_table() {
+    let place = Place::new(true).await;
+    place.make("nightly", nightly).await;
+    let found = place.find("nightly").await.unwrap();
+    let input = found.target().unwrap().input().unwrap();
+    let tick = |day: u32| input.replace(SCHEDULED_TIME, &format!("2027-01-{day:02}T02:00:00Z"));
+    // The first look for a queue, of a store for its clock, is a process's own.
+    run_tick(&place, &tick(1)).await;
+    let asked = run_tick(&place, &tick(2)).await;
+    // A claim in vain and a look show that there is no row; key and row are made, the row is claimed and settled.
+    let expected = [
+        ("DynamoDB.GetItem", 1),
+        ("DynamoDB.TransactWriteItems", 1),
+        ("DynamoDB.UpdateItem", 3),
+        ("SQS.DeleteMessageBatch", 1),
+        ("SQS.ReceiveMessage", 1),
+    ];
+    assert_eq!(asked, expected.map(|(name, count)| (name.to_owned(), count)).into());
 }
