@@ -1,21 +1,25 @@
 //! What the light path costs: `cargo run --release -p rhubarb-aws --example light_path [TASKS]`.
 //!
-//! On one emulator in one run, four roads for the same number of messages, ten a request: a bare `aws-sdk-sqs` loop
-//! (send, receive, delete, nothing else); the same through Rhubarb's broker alone; whole tasks at track level `none`;
-//! and at `full`, with rows, claims and results (submit, take, finish, both acknowledgement modes). Prints tasks a
-//! second, and the requests of each kind that one task took. An emulator's speed is its own: compare the lines with each
-//! other, and with nothing else.
+//! On one emulator in one run, several roads for the same number of messages, ten a request: a bare `aws-sdk-sqs` loop
+//! (send, receive, delete, nothing else) with a least message, and with the very messages that tasks are; the latter
+//! through Rhubarb's broker alone; whole tasks at track level `none`; and at `full`, with rows, claims and results
+//! (submit, take, finish, both acknowledgement modes). Each road is taken once in every round, so that what else the
+//! machine does falls on all of them; prints the medians of the rounds, tasks a second and their share of each loop, and
+//! the requests of each kind that one task took. An emulator's speed is its own: compare the lines with each other,
+//! and with nothing else.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
+    fmt,
     time::{Duration, Instant, SystemTime},
 };
 
-use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, SendMessageBatchRequestEntry};
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, MessageAttributeValue, SendMessageBatchRequestEntry};
 use rhubarb_aws::{AwsBackend, AwsOptions, Connection};
 use rhubarb_core::{
     backend::{
-        Backend, Broker, ClaimPolicy, Finish, Log, OutgoingMessage, Settlement, Submission, Take, Window, Won,
+        Backend, Broker, ClaimPolicy, Doorbell, Finish, Log, OutgoingMessage, Settlement, Submission, Take, Window,
+        Won,
         rowless::{self, Ended},
     },
     config::{Config, NoVars, Overrides, Track},
@@ -38,46 +42,109 @@ const CONFIG: &str = "[app]\nname = \"light\"\nbackend = \"aws\"\n[functions.f]\
 
 #[tokio::main]
 async fn main() -> Result<(), AnyError> {
-    let tasks = std::env::args().nth(1).map_or(Ok(2_000), |count| count.parse())?;
+    let tasks = std::env::args().nth(1).map_or(Ok(400), |count| count.parse())?;
     let emulator = Emulator::start();
     let connection = Connection::to_emulator(emulator.endpoint(), REGION);
     let config = Config::parse(CONFIG, &NoVars, &Overrides::default())?;
     let options = AwsOptions { create: true, ..AwsOptions::default() };
     let backend = AwsBackend::over(connection.clone(), &config, options).await?;
-    let queue = |name: &str| QueueName::new(name);
-
-    println!("{tasks} tasks, {BATCH} a request, one at a time");
-    let began = Instant::now();
-    bare(&connection, &backend.queue_url(&queue("bare")?).await?, tasks).await?;
-    let loop_rate = told("a bare loop of aws-sdk-sqs", tasks, began, None, &Requests::new());
-    let before = backend.requests();
-    let began = Instant::now();
-    broker(backend.broker(), &queue("broker")?, tasks).await?;
-    told("the broker alone", tasks, began, Some(loop_rate), &since(&before, backend.requests()));
-    for (name, track, ack) in [
-        ("none", Track::None, AckMode::Message),
-        ("lease", Track::Full, AckMode::Lease),
-        ("message", Track::Full, AckMode::Message),
-    ] {
-        let before = backend.requests();
-        let began = Instant::now();
-        whole(&backend, &config, &queue(name)?, ack, tasks).await?;
-        let requests = since(&before, backend.requests());
-        let what = format!("whole tasks, track {track}, ack {}", ack.as_str());
-        told(&what, tasks, began, Some(loop_rate), &requests);
+    let place = Place { client: aws_sdk_sqs::Client::new(connection.sdk()), backend, config };
+    let mut taken: [Vec<f64>; ROADS.len()] = Default::default();
+    let mut requests: [Requests; ROADS.len()] = Default::default();
+    for _ in 0..ROUNDS {
+        for (index, road) in ROADS.into_iter().enumerate() {
+            let before = place.backend.requests();
+            let began = Instant::now();
+            place.take(road, tasks).await?;
+            taken[index].push(tasks as f64 / began.elapsed().as_secs_f64());
+            requests[index] = since(&before, place.backend.requests());
+        }
     }
-    backend.close().await;
+    println!("{tasks} tasks in each of {ROUNDS} rounds, {BATCH} a request, one at a time; medians");
+    let share = |index: usize, of: usize| median(taken[index].iter().zip(&taken[of]).map(|(road, of)| road / of));
+    for (index, road) in ROADS.into_iter().enumerate() {
+        let rate = median(taken[index].iter().copied());
+        println!(
+            "{road}: {rate:.0} tasks/s, {:.2} of the loop, {:.2} of the same messages'",
+            share(index, 0),
+            share(index, 1)
+        );
+        for (operation, count) in &requests[index] {
+            println!("    {operation}: {:.3} a task", *count as f64 / tasks as f64);
+        }
+    }
+    place.backend.close().await;
     Ok(())
 }
 
-fn told(what: &str, tasks: usize, began: Instant, to: Option<f64>, requests: &Requests) -> f64 {
-    let rate = tasks as f64 / began.elapsed().as_secs_f64();
-    let share = to.map(|to| format!(", {:.2} of the loop", rate / to)).unwrap_or_default();
-    println!("{what}: {rate:.0} tasks/s{share}");
-    for (operation, count) in requests {
-        println!("    {operation}: {:.3} a task", *count as f64 / tasks as f64);
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+/// A way for messages from their send to their end.
+#[derive(Clone, Copy)]
+enum Road {
+    /// Nothing but the SDK, with a least message.
+    Loop,
+    /// The same, with the messages that tasks are.
+    SameMessages,
+    Broker,
+    Tasks(&'static str, Track, AckMode),
+}
+
+const ROUNDS: usize = 5;
+/// The two loops come first: the others are compared with them.
+const ROADS: [Road; 6] = [
+    Road::Loop,
+    Road::SameMessages,
+    Road::Broker,
+    Road::Tasks("none", Track::None, AckMode::Message),
+    Road::Tasks("lease", Track::Full, AckMode::Lease),
+    Road::Tasks("message", Track::Full, AckMode::Message),
+];
+
+impl fmt::Display for Road {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loop => f.write_str("a bare loop of aws-sdk-sqs"),
+            Self::SameMessages => f.write_str("a bare loop with the same messages"),
+            Self::Broker => f.write_str("the broker alone"),
+            Self::Tasks(_, track, ack) => write!(f, "whole tasks, track {track}, ack {}", ack.as_str()),
+        }
     }
-    rate
+}
+
+struct Place {
+    client: aws_sdk_sqs::Client,
+    backend: AwsBackend,
+    config: Config,
+}
+
+impl Place {
+    async fn take(&self, road: Road, tasks: usize) -> Result<(), AnyError> {
+        let (bare_queue, broker_queue) = (QueueName::new("bare")?, QueueName::new("broker")?);
+        match road {
+            Road::Loop => {
+                let message = OutgoingMessage { body: "{\"task\":\"noop\"}".into(), ..OutgoingMessage::default() };
+                bare(&self.client, &self.backend.queue_url(&bare_queue).await?, &message, tasks).await
+            }
+            Road::SameMessages => {
+                let message = self.message(&bare_queue)?;
+                bare(&self.client, &self.backend.queue_url(&bare_queue).await?, &message, tasks).await
+            }
+            Road::Broker => broker(self.backend.broker(), &broker_queue, &self.message(&broker_queue)?, tasks).await,
+            Road::Tasks(queue, _, ack) => whole(&self.backend, &self.config, &QueueName::new(queue)?, ack, tasks).await,
+        }
+    }
+
+    /// What a task is sent as.
+    fn message(&self, queue: &QueueName) -> Result<OutgoingMessage, AnyError> {
+        let spec = envelope()?.encode();
+        let doorbell = Doorbell { id: TaskId::mint(), rings: Doorbell::FIRST, spec: &spec, delay: Duration::ZERO };
+        Ok(doorbell.message(queue, self.backend.broker()))
+    }
 }
 
 fn since(before: &Requests, after: Requests) -> Requests {
@@ -88,18 +155,31 @@ fn since(before: &Requests, after: Requests) -> Requests {
     after.into_iter().filter_map(more).collect()
 }
 
-async fn bare(connection: &Connection, url: &str, tasks: usize) -> Result<(), AnyError> {
-    let client = aws_sdk_sqs::Client::new(connection.sdk());
+async fn bare(
+    client: &aws_sdk_sqs::Client,
+    url: &str,
+    message: &OutgoingMessage,
+    tasks: usize,
+) -> Result<(), AnyError> {
+    let attribute = |(name, value): (&String, &String)| {
+        let value = MessageAttributeValue::builder().data_type("String").string_value(value).build()?;
+        Ok::<_, AnyError>((name.clone(), value))
+    };
+    let attributes = message.attributes.iter().map(attribute).collect::<Result<HashMap<_, _>, _>>()?;
+    let attributes = Some(attributes).filter(|attributes| !attributes.is_empty());
     for _ in 0..tasks / BATCH {
         let entries = (0..BATCH).map(|index| {
-            SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body("{\"task\":\"noop\"}").build()
+            let entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(&message.body);
+            entry.set_message_attributes(attributes.clone()).build()
         });
         let entries = entries.collect::<Result<Vec<_>, _>>()?;
         client.send_message_batch().queue_url(url).set_entries(Some(entries)).send().await?;
     }
     let mut left = tasks / BATCH * BATCH;
     while left > 0 {
-        let received = client.receive_message().queue_url(url).max_number_of_messages(10).send().await?;
+        let receive = client.receive_message().queue_url(url).max_number_of_messages(10);
+        let names = attributes.as_ref().map(|_| vec!["All".to_owned()]);
+        let received = receive.set_message_attribute_names(names).send().await?;
         let entries = received.messages().iter().enumerate().map(|(index, message)| {
             let handle = message.receipt_handle().unwrap_or_default();
             DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(handle).build()
@@ -111,8 +191,12 @@ async fn bare(connection: &Connection, url: &str, tasks: usize) -> Result<(), An
     Ok(())
 }
 
-async fn broker(broker: &dyn Broker, queue: &QueueName, tasks: usize) -> Result<(), AnyError> {
-    let message = OutgoingMessage { body: "{\"task\":\"noop\"}".into(), ..OutgoingMessage::default() };
+async fn broker(
+    broker: &dyn Broker,
+    queue: &QueueName,
+    message: &OutgoingMessage,
+    tasks: usize,
+) -> Result<(), AnyError> {
     for _ in 0..tasks / BATCH {
         for sent in broker.send(queue, &vec![message.clone(); BATCH]).await {
             sent?;
@@ -176,10 +260,12 @@ async fn whole(
     Ok(())
 }
 
+fn envelope() -> Result<Envelope, AnyError> {
+    Ok(Envelope::new(TaskId::mint(), TaskName::new("noop")?, RawValue::from_string("{}".into())?))
+}
+
 fn submission(queue: &QueueName) -> Result<Submission, AnyError> {
-    let args = RawValue::from_string("{}".into())?;
-    let envelope = Envelope::new(TaskId::mint(), TaskName::new("noop")?, args);
-    Ok(Submission::new(&envelope, queue.clone(), Window::DEFAULT))
+    Ok(Submission::new(&envelope()?, queue.clone(), Window::DEFAULT))
 }
 
 fn finish(queue: &QueueName, won: &Won) -> Finish {

@@ -33,13 +33,13 @@
 //! What each level keeps of the guarantees (`runtime/README.md` numbers them), and what a task that succeeds asks of
 //! this table; in brackets one that fails for good: the put of a failed row, or a dead letter. Without a claim,
 //! attempts come from the receive count, so that interruptions, snoozes and a batch that dies spend one. The test
-//! `a_level_costs_what_the_documentation_says` (`tests/rowless.rs`) counts requests and writes, and those to SQS.
+//! `a_level_costs_what_the_documentation_says` (`tests/rowless.rs`) counts the requests, those to SQS too.
 //!
 //! | level | 1 not lost | 2 one holder | 3 long | 4 short | 5 GPU | 6 shutdown | 7 once settled | 8 bad input | 9 ticks | 10 at least once | requests | row + index units |
 //! |---|---|---|---|---|---|---|---|---|---|---|---|---|
 //! | `full` | yes | yes | yes | yes | yes | yes | yes | yes | yes | yes | 3 | 3 + 9 |
-//! | `failures` | yes | | | yes | yes | spends an attempt | | yes | | yes | 0 (1) | 0 (1 + 3) |
-//! | `none` | yes | | | yes | yes | spends an attempt | | yes | | yes | 0 | 0 |
+//! | `failures` | yes | | up to 11 h | yes | yes | spends an attempt | | yes | | yes | 0 (1) | 0 (1 + 3) |
+//! | `none` | yes | | up to 11 h | yes | yes | spends an attempt | | yes | | yes | 0 | 0 |
 //!
 //! # Counting
 //!
