@@ -62,7 +62,10 @@ pub(super) struct Intent {
 
 impl Oracle {
     pub(super) fn new(modes: [AckMode; 2], limits: QueueLimits) -> Self {
-        Self { keeps_messages: modes == [AckMode::Message; 2], limits, ..Self::default() }
+        // Where tasks are parked, whoever parked one may delete its message after a doubled delivery of it has won:
+        // the reaper brings that one back too.
+        let keeps_messages = modes == [AckMode::Message; 2] && limits.is_none();
+        Self { keeps_messages, limits, ..Self::default() }
     }
 
     pub(super) fn watch(&mut self, id: TaskId, has_key: bool) {
