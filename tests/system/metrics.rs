@@ -35,6 +35,8 @@ fn root() -> &'static Path {
 
 /// An agent with its page on a free port, and the address of that.
 async fn agent_with_page(app: &App) -> (AgentProcess, SocketAddr) {
+    // Makes queues and table on an emulator.
+    let _ = app.client().await;
     let mut command = app.command(&["agent", "all", "--metrics", "127.0.0.1:0"]);
     command.env_remove("RHUBARB_METRICS");
     let agent = AgentProcess::start(command).await;

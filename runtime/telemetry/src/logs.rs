@@ -119,7 +119,14 @@ mod tests {
     };
 
     use rhubarb_core::envelope::Trace;
-    use tracing_subscriber::{fmt, layer::SubscriberExt as _};
+    use tracing_subscriber::{
+        Registry,
+        fmt::{
+            self,
+            format::{DefaultFields, JsonFields},
+        },
+        layer::SubscriberExt as _,
+    };
 
     use super::*;
     use crate::spans;
@@ -141,16 +148,14 @@ mod tests {
     }
 
     /// Writes one line within a trace and one outside.
-    fn lines<F>(format: Traced<F>) -> Vec<String>
+    fn lines<F, N>(format: Traced<F>, fields: N) -> Vec<String>
     where
-        Traced<F>: FormatEvent<tracing_subscriber::Registry, fmt::format::JsonFields> + Send + Sync + 'static,
+        Traced<F>: FormatEvent<Registry, N> + Send + Sync + 'static,
+        N: for<'a> FormatFields<'a> + Send + Sync + 'static,
     {
         let written = Written::default();
         let writer = written.clone();
-        let layer = fmt::layer()
-            .fmt_fields(fmt::format::JsonFields::new())
-            .event_format(format)
-            .with_writer(move || writer.clone());
+        let layer = fmt::layer().fmt_fields(fields).event_format(format).with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let trace = Trace { traceparent: Some(TRACE.to_owned()), tracestate: None };
             let within = spans::context_of(&trace).unwrap().attach();
@@ -164,13 +169,14 @@ mod tests {
 
     #[test]
     fn a_line_of_an_attempt_says_its_trace_and_others_say_none() {
-        let json = lines(Traced::json(fmt::format().json().flatten_event(true)));
+        let json = lines(Traced::json(fmt::format().json().flatten_event(true)), JsonFields::new());
         let within: serde_json::Value = serde_json::from_str(&json[0]).unwrap();
         assert_eq!(within["trace_id"], "0af7651916cd43dd8448eb211c80319c");
         assert_eq!((&within["span_id"], &within["task.id"]), (&"b7ad6b7169203331".into(), &"t".into()));
         assert!(serde_json::from_str::<serde_json::Value>(&json[1]).unwrap().get("trace_id").is_none());
-        let human = lines(Traced::human(fmt::format().with_ansi(false).compact()));
+        let human = lines(Traced::human(fmt::format().with_ansi(false).compact()), DefaultFields::new());
         assert!(human[0].ends_with(" trace_id=0af7651916cd43dd8448eb211c80319c"), "{human:?}");
+        assert!(human[0].contains("within task.id=\"t\""), "{human:?}");
         assert!(human[1].ends_with("outside"), "{human:?}");
     }
 }
