@@ -140,7 +140,8 @@ fn words(line: &str) -> Vec<String> {
 /// Whether a document has this value at this place; an empty one stands for any.
 fn has(document: &Value, place: &str, value: &str) -> bool {
     document.pointer(place).is_some_and(|found| {
-        value.is_empty() || found.as_str().map_or_else(|| found.to_string() == value, |text| text == value)
+        let found = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
+        value.is_empty() || found == value
     })
 }
 

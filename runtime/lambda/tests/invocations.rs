@@ -311,6 +311,34 @@ async fn what_a_purge_took_is_cancelled_and_not_run() {
 }
 
 #[tokio::test]
+async fn a_cancelled_task_is_done_without_running_however_often_it_is_delivered() {
+    let sandbox = Sandbox::new("").await;
+    let ledger = sandbox.dir.path().join("ledger");
+    let id = sandbox.enqueue(json!({ "note": [ledger, "ran"] })).await;
+    sandbox.backend.cancel(&[id]).await.remove(0).unwrap();
+    assert_eq!(sandbox.invoke().await, [0_usize; 0]);
+    sandbox.send(&envelope_of(&sandbox, id).await).await;
+    assert_eq!(sandbox.invoke().await, [0_usize; 0]);
+    assert_eq!((sandbox.row(id).state, sandbox.row(id).fence.0), (State::Cancelled, 0));
+    assert!(!ledger.exists());
+}
+
+#[tokio::test]
+async fn a_task_past_its_time_is_expired_and_done_without_running() {
+    let sandbox = Sandbox::new("").await;
+    let ledger = sandbox.dir.path().join("ledger");
+    let mut late = envelope(&json!({ "note": [ledger, "ran"] }));
+    late.expires = Some(sandbox.backend.now().epoch.after(60 * SECOND));
+    let id = sandbox.submit(&late).await;
+    sandbox.pass(60 * SECOND);
+    assert_eq!(sandbox.invoke().await, [0_usize; 0]);
+    sandbox.send(&late.encode()).await;
+    assert_eq!(sandbox.invoke().await, [0_usize; 0]);
+    assert_eq!((sandbox.row(id).state, sandbox.row(id).attempt), (State::Expired, 0));
+    assert!(!ledger.exists());
+}
+
+#[tokio::test]
 async fn an_order_to_sweep_rings_what_is_due() {
     let sandbox = Sandbox::new("").await;
     let mut later = envelope(&json!({}));

@@ -20,12 +20,14 @@ const SLICES: i64 = 60;
 pub struct Window(Vec<(i64, u32)>);
 
 impl Rate {
+    /// The period, rounded up to whole slices: else its first start would leave a slice too early.
     fn period_ms(&self) -> i64 {
-        millis(self.period).max(1)
+        let (period, slice) = (millis(self.period).max(1), self.slice_ms());
+        (period + slice - 1) / slice * slice
     }
 
     fn slice_ms(&self) -> i64 {
-        (self.period_ms() / SLICES).max(1)
+        (millis(self.period) / SLICES).max(1)
     }
 
     /// How far ahead starts are promised: a period, a minute at most.

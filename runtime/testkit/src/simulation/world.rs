@@ -41,13 +41,13 @@ const LIMITS: Limits =
     Limits { delay_max: Duration::from_secs(20), visibility_max: Duration::from_secs(60), ..Limits::AWS };
 
 /// What the queue allows: nothing is limited in half of the worlds. A FIFO queue has no limits: a task that is
-/// parked would be overtaken. The rate's period is a whole number of the meter's slices.
+/// parked would be overtaken. The rate's period is no whole number of the meter's slices.
 const ALLOWED: [QueueLimits; 6] = {
     const fn at_once(max: u32) -> ScopeLimits {
         ScopeLimits { max_running: Some(max), rate: None }
     }
     let none = QueueLimits::NONE;
-    let rate = Some(Rate { count: 2, period: Duration::from_secs(12) });
+    let rate = Some(Rate { count: 2, period: Duration::from_secs(10) });
     [
         none,
         none,
