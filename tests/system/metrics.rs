@@ -9,7 +9,7 @@ use std::{
 
 use rhubarb::core::row::State;
 use rhubarb_telemetry::metrics::table::{INSTRUMENTS, Kind, table};
-use rhubarb_tests::{AgentProcess, App, enqueue, settled, until};
+use rhubarb_tests::{AgentProcess, App, enqueue, over_aws, settled, until};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -319,6 +319,11 @@ async fn every_query_of_the_dashboards_finds_data() {
     for dashboard in ["queues.json", "tasks.json", "workers.json"] {
         for query in queries(dashboard) {
             let what = format!("{dashboard}: {query}");
+            // On AWS counting the tasks of each state would read too many index entries: nobody tells them.
+            if over_aws() && query.contains("rhubarb_queue_tasks") {
+                println!("skipped: {what}: told over the embedded backend alone");
+                continue;
+            }
             until(async || (!prometheus.query(&query).await.is_empty()).then_some(())).await;
             println!("ok: {what}");
         }

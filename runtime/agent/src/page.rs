@@ -40,7 +40,7 @@ pub struct Page {
     pub agents: Vec<Health>,
 }
 
-/// Takes the first free port from `address` on, among [`PORTS_MAX`]; any free one for port 0.
+/// Takes the first free port from `address` on, among sixteen; any free one for port 0.
 ///
 /// # Errors
 ///
