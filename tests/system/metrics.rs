@@ -171,6 +171,9 @@ async fn an_agent_is_well_and_ready_until_it_drains() {
     let (mut agent, address) = agent_with_page(&app).await;
     until(async || (get(address, "/readyz").await.0 == 200).then_some(())).await;
     assert_eq!(get(address, "/healthz").await, (200, "ok\n".to_owned()));
+    let asked = ["health", "--metrics", &address.to_string()];
+    let told = app.run(&asked).await;
+    assert_eq!((told.code, told.stdout.trim()), (Some(0), "ok"));
     // Something runs, so that the drain takes its time.
     let id = enqueue(&client, "nap", json!({"ms": 9000}), "work").await;
     rhubarb_tests::reached(&client, id, State::Running).await;
@@ -181,6 +184,8 @@ async fn an_agent_is_well_and_ready_until_it_drains() {
     assert_eq!(get(address, "/healthz").await.0, 200);
     agent.signal(rustix::process::Signal::TERM);
     agent.ended().await;
+    let gone = app.run(&asked).await;
+    assert!(gone.code == Some(69) && gone.stderr.contains("no agent answers"), "{:?} {}", gone.code, gone.stderr);
 }
 
 #[tokio::test]

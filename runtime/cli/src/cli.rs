@@ -106,6 +106,7 @@ pub(crate) enum Command {
     New(commands::new::New),
     Check(commands::check::Check),
     Config(commands::config::Reference),
+    Health(commands::health::Health),
     Schema(commands::schema::Schema),
     Package(commands::package::Package),
     Deploy(commands::deploy::Deploy),

@@ -90,6 +90,7 @@ async fn obey(session: &Session, command: Command) -> Result<()> {
         Command::New(command) => command.run(session),
         Command::Check(command) => command.run(session),
         Command::Config(command) => command.run(session),
+        Command::Health(command) => command.run(session),
         Command::Schema(command) => command.run(session),
         Command::Package(command) => command.run(session).await,
         Command::Deploy(command) => command.run(session),
