@@ -225,6 +225,21 @@ impl AgentProcess {
         }
     }
 
+    /// Stops it (SIGSTOP) where it keeps nobody from writing to the embedded store in this folder: its writers wait
+    /// for one that was stopped in the middle of a write.
+    pub async fn freeze(&self, app: &App) {
+        until(async || {
+            self.signal(rustix::process::Signal::STOP);
+            until(async || has_stopped(self.id()).then_some(())).await;
+            let may_write = app.cloud.is_some() || is_unlocked(&app.path().join(".rhubarb"));
+            if !may_write {
+                self.signal(rustix::process::Signal::CONT);
+            }
+            may_write.then_some(())
+        })
+        .await;
+    }
+
     /// Asks it to drain and waits for its end; returns its exit status and what it logged.
     pub async fn stop(self) -> (ExitStatus, String) {
         self.signal(rustix::process::Signal::TERM);
@@ -298,7 +313,30 @@ pub async fn a_clear_moment() {
 /// True while a process with this id is there (and is no zombie).
 #[must_use]
 pub fn is_running(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
-    state.is_some_and(|state| state != "Z" && state != "X")
+    state_in(&format!("/proc/{pid}/stat")).is_some_and(|state| state != "Z" && state != "X")
+}
+
+/// True if every thread of this process is stopped.
+#[expect(clippy::expect_used, reason = "a process that is gone fails the test")]
+fn has_stopped(pid: u32) -> bool {
+    let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
+    threads.all(|thread| {
+        let stat = thread.expect("its threads can be listed").path().join("stat");
+        state_in(&stat.to_string_lossy()).as_deref() == Some("T")
+    })
+}
+
+/// The letter by which the kernel tells the state of a process or a thread, where it is there.
+fn state_in(stat: &str) -> Option<String> {
+    let stat = std::fs::read_to_string(stat).ok()?;
+    Some(stat.rsplit(')').next()?.split_whitespace().next()?.to_owned())
+}
+
+/// True if no process holds a lock of the writers in the folder of an embedded store.
+#[expect(clippy::expect_used, reason = "a store without its locks fails the test")]
+fn is_unlocked(store: &Path) -> bool {
+    ["turn.lock", "write.lock"].iter().all(|name| {
+        let lock = File::options().write(true).open(store.join(name)).expect("the store has this lock");
+        lock.try_lock().is_ok()
+    })
 }

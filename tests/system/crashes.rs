@@ -120,7 +120,7 @@ async fn an_agent_that_was_stopped_for_longer_than_its_lease_commits_nothing_twi
     let frozen = app.agent(&["all", "--name", "frozen"]).await;
     let id = enqueue(&client, "nap", json!({"ms": 2500}), "work").await;
     reached(&client, id, State::Running).await;
-    frozen.signal(rustix::process::Signal::STOP);
+    frozen.freeze(&app).await;
     let other = app.agent(&["all", "--name", "other"]).await;
     let detail = settled(&client, id).await;
     assert_eq!(detail.record.state, State::Succeeded);
@@ -144,7 +144,7 @@ async fn a_settlement_after_the_reaper_and_before_a_new_claim_is_kept() {
     let id = enqueue(&client, "nap", json!({"ms": 1000, "ledger": ledger}), "work").await;
     reached(&client, id, State::Running).await;
     until(async || std::fs::read_to_string(&ledger).ok()).await;
-    frozen.signal(rustix::process::Signal::STOP);
+    frozen.freeze(&app).await;
     // It sweeps and serves no queue, so nobody claims what it brings back.
     let sweeper = app.agent(&["--scheduler-only", "--name", "sweeper"]).await;
     reached(&client, id, State::Queued).await;

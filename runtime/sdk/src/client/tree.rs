@@ -35,7 +35,7 @@ pub struct Tree {
 }
 
 impl Client {
-    /// Reads a task and what is below it, at most `limit` tasks: of those below it the newest.
+    /// Reads a task and what is below it, at most `limit` tasks: of those that have the same root the newest.
     ///
     /// # Errors
     ///
@@ -43,10 +43,9 @@ impl Client {
     pub async fn tree(&self, id: TaskId, limit: usize) -> Result<Tree, ClientError> {
         let top = self.task(id).await?;
         let root = top.spec.as_ref().and_then(|spec| spec.root).unwrap_or(id);
-        // A child is accepted after its parent.
-        let since = Some(top.record.submitted);
         let below = limit.saturating_sub(1);
-        let mut filter = Filter { root: Some(root), since, limit: below.max(1), ..Filter::default() };
+        // By time nothing is left out: by its producer's clock a child may have been accepted before its parent.
+        let mut filter = Filter { root: Some(root), limit: below.max(1), ..Filter::default() };
         let mut found: Vec<TaskId> = Vec::new();
         let cut = loop {
             let page = self.tasks(&filter).await?;

@@ -1,8 +1,8 @@
-//! What the functions themselves say they did: files that they only append to.
+//! What the functions themselves say they did: a file that they only append to.
 //!
 //! Each line is one write to a file opened for appending, so that lines of many processes do not mix and a process
-//! that is killed has either written its line or not. `runs` holds `begin TASK RUN` and `end TASK RUN`, where RUN is
-//! drawn anew for each run; `processes` holds the ids of all function processes.
+//! that is killed has either written its line or not. A line is `begin TASK RUN` or `end TASK RUN`, where RUN is drawn
+//! anew for each run.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,17 +11,15 @@ use std::{
 };
 
 const RUNS: &str = "runs";
-const PROCESSES: &str = "processes";
 
 /// The journal as a function writes it.
 #[derive(Debug)]
 pub(super) struct Journal(File);
 
 impl Journal {
-    /// Opens the journal in this folder and notes this process.
+    /// Opens the journal in this folder.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        append(&folder.join(PROCESSES))?.write_all(format!("{}\n", std::process::id()).as_bytes())?;
-        Ok(Self(append(&folder.join(RUNS))?))
+        OpenOptions::new().create(true).append(true).open(folder.join(RUNS)).map(Self)
     }
 
     /// Notes that a run of a task begins.
@@ -36,19 +34,6 @@ impl Journal {
 
     fn note(&self, what: &str, task: u64, run: u64) -> io::Result<()> {
         (&self.0).write_all(format!("{what} {task} {run:016x}\n").as_bytes())
-    }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
-}
-
-/// The ids of all function processes that ever began, the newest last.
-pub(super) fn processes(folder: &Path) -> io::Result<Vec<i32>> {
-    match std::fs::read_to_string(folder.join(PROCESSES)) {
-        Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
     }
 }
 
@@ -118,8 +103,6 @@ mod tests {
         let runs = Runs::read(folder.path(), 2).unwrap();
         assert_eq!(runs.begun(), [0, 2]);
         assert!(runs.has_ended(1, u64::MAX) && !runs.has_ended(1, 7) && !runs.has_ended(0, 7));
-        let own = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(processes(folder.path()).unwrap(), [own, own]);
     }
 
     #[test]

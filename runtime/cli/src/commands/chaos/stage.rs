@@ -13,16 +13,17 @@ use rhubarb_core::{
     backend::Backend,
     config::{Config, NoVars, Overrides},
 };
+use rustix::process::Pid;
 use tokio::{process::Command, sync::watch};
 
-use super::{cloud::Cloud, faults::Disturbed, journal, producer};
+use super::{cloud::Cloud, faults::Disturbed, producer};
 use crate::{
     exit::{CliError, Result},
     project::Project,
     session::Session,
 };
 
-/// A folder whose processes have been killed is empty within this: the guards of dead agents need a moment.
+/// Once its agents have been killed, all processes of a stage are gone within this: their guards need a moment.
 const EMPTY_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -108,27 +109,28 @@ impl Stage {
     }
 
     /// The function processes that live.
-    pub(super) fn functions(&self) -> Result<Vec<rustix::process::Pid>> {
-        let known = journal::processes(&self.folder).map_err(|error| CliError::io("read the journal", &error))?;
-        Ok(known.into_iter().filter_map(rustix::process::Pid::from_raw).filter(|pid| self.is_ours(*pid)).collect())
+    pub(super) fn functions(&self) -> Result<Vec<Pid>> {
+        let folder = self.folder.as_os_str().as_encoded_bytes();
+        processes(|word| word == folder)
     }
 
     /// True if a process with this id lives and is a function of this stage: an id may have been given anew.
-    pub(super) fn is_ours(&self, pid: rustix::process::Pid) -> bool {
-        let words = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).unwrap_or_default();
+    pub(super) fn is_ours(&self, pid: Pid) -> bool {
         let folder = self.folder.as_os_str().as_encoded_bytes();
-        words.split(|byte| *byte == 0).any(|word| word == folder)
+        runs_with(pid, |word| word == folder)
     }
 
-    /// Waits until no function of this stage lives any more.
+    /// Waits until no process of this stage lives any more: no agent, and no function, also none that an agent had
+    /// just begun to start.
     pub(super) async fn is_empty(&self) -> Result<()> {
+        let folder = self.folder.as_os_str().as_encoded_bytes();
         let empty = async {
-            while !self.functions()?.is_empty() {
+            while !processes(|word| word.starts_with(folder))?.is_empty() {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
             Ok(())
         };
-        let late = |_| CliError::Task("functions outlive their agents".to_owned());
+        let late = |_| CliError::Task("processes of the agents outlive them".to_owned());
         tokio::time::timeout(EMPTY_WITHIN, empty).await.map_err(late)?
     }
 
@@ -149,6 +151,19 @@ impl Stage {
     pub(super) fn clear(&self) -> Result<()> {
         fs::remove_dir_all(&self.folder).map_err(|error| CliError::io("remove the folder", &error))
     }
+}
+
+/// The processes of this machine that have such a word in their command line.
+fn processes(is_meant: impl Fn(&[u8]) -> bool) -> Result<Vec<Pid>> {
+    let all = fs::read_dir("/proc").map_err(|error| CliError::io("list the processes", &error))?;
+    let ids = all.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?));
+    Ok(ids.filter(|pid| runs_with(*pid, &is_meant)).collect())
+}
+
+/// True if a process with this id lives and has such a word in its command line.
+fn runs_with(pid: Pid, is_meant: impl Fn(&[u8]) -> bool) -> bool {
+    let words = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).unwrap_or_default();
+    words.split(|byte| *byte == 0).any(is_meant)
 }
 
 const fn lease(aws: bool) -> Duration {
