@@ -9,6 +9,7 @@ mod ask;
 mod device;
 mod hand_over;
 mod ledger;
+mod source;
 mod visible;
 
 pub use self::{
@@ -16,5 +17,6 @@ pub use self::{
     device::{GpuDevice, GpuProcess, GpuReading},
     hand_over::{HAND_OVER_MAX, HandOver, MEMORY_TOLERANCE, hand_over, sickness},
     ledger::{GpuLeaseId, GpuLedger, GpuState},
+    source::{GpuError, GpuHold, GpuSource, GpuUsage},
     visible::{Visible, visible},
 };
