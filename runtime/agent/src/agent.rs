@@ -155,6 +155,8 @@ impl Agent {
             functions: Vec::new(),
             tasks: BTreeMap::new(),
             gpus: Vec::new(),
+            gpu_asks: BTreeMap::new(),
+            ecs: None,
             holds: Vec::new(),
             silent_after: beat::SILENT_AFTER,
         };

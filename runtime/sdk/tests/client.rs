@@ -100,6 +100,8 @@ impl Shop {
             functions: Vec::new(),
             tasks: Default::default(),
             gpus: Vec::new(),
+            gpu_asks: Default::default(),
+            ecs: None,
             holds: Vec::new(),
             silent_after: Duration::from_secs(30),
         };

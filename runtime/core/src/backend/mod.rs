@@ -30,4 +30,4 @@ pub use tasks::{
     IdempotencyKey, Log, Page, Progress, QueueRow, Reach, Renewal, Report, Rung, Settlement, StateCount, Submission,
     Submitted, TaskDetail, TaskRecord, Tasks, Window, WonRow,
 };
-pub use workers::{Heard, WorkerRecord, WorkerState, Workers};
+pub use workers::{EcsTask, Heard, WorkerGpu, WorkerGpuState, WorkerRecord, WorkerState, Workers};

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     mistake::{Problem, quoted},
     value::{Reading, words},
@@ -18,7 +20,7 @@ words! {
 }
 
 /// The least CUDA compute capability that a queue asks for, written `>=8.0`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ComputeCapability {
     /// Before the point.
     pub major: u32,

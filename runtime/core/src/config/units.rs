@@ -6,14 +6,16 @@
 use std::{fmt, time::Duration};
 
 use jiff::{SpanRelativeTo, fmt::friendly::SpanParser};
+use serde::{Deserialize, Serialize};
 
 use super::mistake::{Problem, quoted};
 
 /// No duration or size that makes sense is longer than this.
 const TEXT_BYTES_MAX: usize = 100;
 
-/// A number of bytes, written with a binary unit: `512B`, `64KiB`, `256MiB`, `32GiB`, `1TiB`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A number of bytes, written with a binary unit: `512B`, `64KiB`, `256MiB`, `32GiB`, `1TiB`. Rows hold the number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ByteSize(u64);
 
 /// The units of a size, largest first.

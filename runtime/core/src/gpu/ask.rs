@@ -2,19 +2,24 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::device::GpuDevice;
 use crate::config::{ByteSize, ComputeCapability, QueueConfig};
 
 /// What a queue's invocations ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuAsk {
     /// How many devices.
     pub count: u32,
     /// The least memory of each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<ByteSize>,
     /// A part of each one's name, without regard to case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The least compute capability of each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compute: Option<ComputeCapability>,
     /// How many invocations may share one device; 1 is none.
     pub share: u32,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use rhubarb_core::{
-    backend::{Heard, StoreError, WorkerRecord, WorkerState, Workers},
+    backend::{EcsTask, Heard, StoreError, WorkerGpu, WorkerGpuState, WorkerRecord, WorkerState, Workers},
+    config::{ByteSize, ComputeCapability},
+    gpu::{GpuAsk, GpuDevice},
     ids::{QueueName, TaskId, WorkerId},
 };
 
@@ -45,10 +47,31 @@ fn new_worker(time: &dyn Clockwork) -> WorkerRecord {
         prefetch: 1,
         functions: Vec::new(),
         tasks: Default::default(),
-        gpus: vec!["GPU-1".into()],
+        gpus: vec![
+            gpu(0, WorkerGpuState::Free),
+            gpu(1, WorkerGpuState::Held { tasks: vec![TaskId::mint()] }),
+            gpu(2, WorkerGpuState::Checking),
+            gpu(3, WorkerGpuState::Quarantined { reason: "the driver reported Xid 79".into() }),
+        ],
+        gpu_asks: [(QueueName::new("b").unwrap(), asked())].into(),
+        ecs: Some(EcsTask { task: "arn:aws:ecs:eu-west-1:123456789012:task/c/1".into(), ..EcsTask::default() }),
         holds: vec![TaskId::mint()],
         silent_after: SILENT_AFTER,
     }
+}
+
+fn gpu(index: u32, state: WorkerGpuState) -> WorkerGpu {
+    let (name, driver) = ("NVIDIA L4".into(), "580.0".into());
+    let uuid = format!("GPU-{index}");
+    WorkerGpu {
+        device: GpuDevice { uuid, index, name, memory: 24 << 30, compute: (8, 9), parent: None, driver },
+        state,
+    }
+}
+
+fn asked() -> GpuAsk {
+    let compute = Some(ComputeCapability { major: 8, minor: 0 });
+    GpuAsk { count: 2, memory: Some(ByteSize::gib(40)), name: Some("H200".into()), compute, share: 1 }
 }
 
 async fn listed(workers: &dyn Workers, id: &WorkerId) -> Option<Heard> {
