@@ -111,7 +111,7 @@ impl Place {
     }
 
     async fn settle(&self, id: TaskId, fence: FencingToken, outcome: Outcome, log: &str) {
-        let log = Log { text: log.to_owned(), dropped: 0 };
+        let log = Log { text: log.to_owned(), dropped: 0, ..Log::default() };
         only(self.tasks.settle(&[Settlement { id, fence, outcome, log, keep: KEEP }]).await).unwrap();
     }
 }
@@ -412,7 +412,7 @@ async fn what_is_renewed_stays_under_a_kibibyte() {
         fence,
         progress: Some(Progress { done: 3, total: 100, message: Some("z".repeat(200)) }),
         checkpoint: Some(BlobRef { key, sha256: "0".repeat(64), size: 123_456_789 }),
-        log: Some(Log { text: "w".repeat(50_000), dropped: 0 }),
+        log: Some(Log { text: "w".repeat(50_000), dropped: 0, ..Log::default() }),
     };
     only(place.tasks.report(&[report]).await).unwrap();
     only(place.tasks.renew(&[Renewal { id: submission.id, fence }]).await).unwrap();

@@ -191,7 +191,7 @@ fn report(won: &Won) -> Report {
             sha256: "0".repeat(64),
             size: 1,
         }),
-        log: Some(Log { text: "line\n".into(), dropped: 0 }),
+        log: Some(Log { text: "line\n".into(), dropped: 0, ..Log::default() }),
     }
 }
 

@@ -138,7 +138,7 @@ fn policy(name: &str) -> ClaimPolicy {
 }
 
 fn log(text: &str) -> Log {
-    Log { text: text.into(), dropped: 0 }
+    Log { text: text.into(), dropped: 0, ..Log::default() }
 }
 
 fn gave(json: &str) -> Outcome {

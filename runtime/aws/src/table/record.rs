@@ -664,7 +664,7 @@ mod tests {
         record.row.settle(FencingToken(1), &outcome, NOW, &Limits::AWS).unwrap();
         record.end_attempt("failed", NOW.epoch);
         record.fail(Failure::new("kind", "why"));
-        record.keep_log(&Log { text: "printed".into(), dropped: 2 });
+        record.keep_log(&Log { text: "printed".into(), dropped: 2, ..Log::default() });
         assert_same_when_read(&record);
         record.row.cancel().unwrap();
         record.output = Some(Output::Inline(serde_json::value::to_raw_value(&1.5).unwrap()));

@@ -261,7 +261,7 @@ fn attempts(record: &Record, items: &[Item]) -> Result<Vec<AttemptRecord>> {
 fn bounded(log: &Log) -> Log {
     let over = log.text.len().saturating_sub(LOG_BYTES_MAX);
     let from = (over..=log.text.len()).find(|at| log.text.is_char_boundary(*at)).unwrap_or(0);
-    Log { text: log.text[from..].to_owned(), dropped: log.dropped + from as u64 }
+    Log { text: log.text[from..].to_owned(), dropped: log.dropped + from as u64, ran_on: log.ran_on.clone() }
 }
 
 /// A text in parts, none cut within a character.
@@ -291,11 +291,11 @@ mod tests {
 
     #[test]
     fn of_a_long_log_the_end_is_kept_and_the_rest_counted() {
-        let log = Log { text: "ä".repeat(LOG_BYTES_MAX), dropped: 5 };
+        let log = Log { text: "ä".repeat(LOG_BYTES_MAX), dropped: 5, ..Log::default() };
         let kept = bounded(&log);
         assert!(kept.text.len() <= LOG_BYTES_MAX && kept.text.ends_with('ä'));
         assert_eq!(kept.dropped as usize, 5 + log.text.len() - kept.text.len());
-        let short = Log { text: "short".into(), dropped: 0 };
+        let short = Log { text: "short".into(), dropped: 0, ..Log::default() };
         assert_eq!(bounded(&short), short);
     }
 }

@@ -119,7 +119,7 @@ fn describe(detail: &TaskDetail, waits: Option<&WaitReason>, now: Timestamp) -> 
         let header = ["attempt", "outcome", "began", "ran", "worker", "failure", "printed"];
         text.push('\n');
         text.push_str(&table(&header, detail.attempts.iter().map(|attempt| attempt_row(attempt, now))));
-        let printed: Vec<&AttemptRecord> = detail.attempts.iter().filter(|attempt| !attempt.log.is_empty()).collect();
+        let printed: Vec<&AttemptRecord> = detail.attempts.iter().filter(|attempt| !attempt.log.is_silent()).collect();
         let newest = &printed[printed.len().saturating_sub(TAILS_MAX)..];
         newest.iter().for_each(|attempt| text.push_str(&tail(attempt)));
     }

@@ -389,5 +389,5 @@ pub fn poison_failure(error: &DecodeError) -> Failure {
 #[must_use]
 pub fn too_late(outcome: &Outcome, log: &Log) -> Log {
     let note = format!("[settled too late as {}: a newer holder or the reaper was first]\n", outcome.word());
-    Log { text: note + &log.text, dropped: log.dropped }
+    Log { text: note + &log.text, ..log.clone() }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     backend::Result,
     envelope::{BlobRef, Envelope},
+    gpu::{GpuUsage, RanOn},
     ids::{FencingToken, QueueName, TaskId, TaskName, WorkerId},
     outcome::{Failure, Outcome, Output},
     permit::Refusal,
@@ -143,19 +144,28 @@ pub struct WonRow {
     pub checkpoint: Option<BlobRef>,
 }
 
-/// What a function printed during an attempt: a bounded piece.
+/// What is left of an attempt: what its function printed, a bounded piece of it, and what it ran on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     /// Standard output and error, as they came.
     pub text: String,
     /// Bytes that were left out.
     pub dropped: u64,
+    /// For a queue that asks for GPUs: the devices and what they did, or the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran_on: Option<RanOn>,
 }
 
 impl Log {
-    /// True if nothing was printed.
+    /// True if nothing is left.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
+        self.is_silent() && self.ran_on.is_none()
+    }
+
+    /// True if nothing was printed.
+    #[must_use]
+    pub const fn is_silent(&self) -> bool {
         self.text.is_empty() && self.dropped == 0
     }
 }
@@ -414,9 +424,26 @@ pub struct AttemptRecord {
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// What the function printed.
+    /// What the function printed, and what it ran on.
     #[serde(default, skip_serializing_if = "Log::is_empty")]
     pub log: Log,
+}
+
+impl AttemptRecord {
+    /// The GPUs that it had, and what they did meanwhile.
+    #[must_use]
+    pub fn gpus(&self) -> &[GpuUsage] {
+        match &self.log.ran_on {
+            Some(RanOn::Gpus(gpus)) => gpus,
+            Some(RanOn::Cpu) | None => &[],
+        }
+    }
+
+    /// True if its queue asks for GPUs and it ran on the CPU.
+    #[must_use]
+    pub fn ran_on_cpu(&self) -> bool {
+        self.log.ran_on == Some(RanOn::Cpu)
+    }
 }
 
 /// Everything the store knows about a task.

@@ -9,14 +9,17 @@ mod ask;
 mod device;
 mod hand_over;
 mod ledger;
+mod of_task;
 mod source;
 mod visible;
+pub mod wire;
 
 pub use self::{
     ask::GpuAsk,
     device::{GpuDevice, GpuProcess, GpuReading},
     hand_over::{HAND_OVER_MAX, HandOver, MEMORY_TOLERANCE, hand_over, sickness},
     ledger::{GpuLeaseId, GpuLedger, GpuState},
-    source::{GpuError, GpuHold, GpuSource, GpuUsage},
+    of_task::too_many_gpus,
+    source::{GpuError, GpuHold, GpuSource, GpuUsage, RanOn},
     visible::{Visible, visible},
 };

@@ -38,7 +38,7 @@ pub trait GpuSource: fmt::Debug + Send + Sync {
 }
 
 /// What a device did while a task held it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GpuUsage {
     /// The device.
@@ -63,6 +63,16 @@ pub struct GpuUsage {
     pub temperature_mean: Option<u32>,
 }
 
+/// What an attempt of a queue that asks for GPUs ran on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RanOn {
+    /// These devices, which did this meanwhile.
+    Gpus(Vec<GpuUsage>),
+    /// The CPU, as the queue's `without_gpu` allows.
+    Cpu,
+}
+
 /// Devices that one attempt holds. Dropped when the process group that used them has been reaped; they go to nobody
 /// before that.
 #[async_trait]
@@ -70,10 +80,22 @@ pub trait GpuHold: fmt::Debug + Send + Sync {
     /// The devices by UUID, as the function's `CUDA_VISIBLE_DEVICES` names them.
     fn uuids(&self) -> &[String];
 
-    /// What they have done since the hold began.
+    /// Notes that a process is about to be given them: from now on they are looked at before they go to the next.
+    fn begin(&self);
+
+    /// What they have done since the hold began, as far as they were read.
     fn usage(&self) -> Vec<GpuUsage>;
 
-    /// After a failed attempt: the reason why one of them is sick, found by a bounded probe. Such an attempt counts as
-    /// interrupted.
+    /// Reads them once more, so that the shortest attempt has a usage too. Bounded.
+    async fn read(&self);
+
+    /// Notes processes that outlived the process group: while one of them lives, its devices go to nobody.
+    fn outlived_by(&self, processes: &[u32]);
+
+    /// After a failed attempt whose process has ended: the reason why one of them is sick, found by a bounded probe.
+    /// Such an attempt counts as interrupted.
     async fn sickness(&self) -> Option<String>;
+
+    /// Returns when they are no longer surely ours alone, and never otherwise: what uses them must be stopped.
+    async fn lost(&self);
 }

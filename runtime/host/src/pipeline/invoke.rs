@@ -65,7 +65,7 @@ impl Host {
         let end = self.converse(&child, &group, invocation, clock, bell).await;
         let ran = began.elapsed();
         let output = child.process.take_output(&request_id);
-        let log = Log { text: output.text, dropped: output.dropped_bytes };
+        let log = Log { text: output.text, dropped: output.dropped_bytes, ..Log::default() };
         let inline_bytes_max = self.shared.backend.broker().limits().inline_bytes_max;
         // The slot is free from here: judging and settling go on behind it.
         drop(place);
@@ -146,6 +146,6 @@ fn peek(child: &Arc<Child>, request_id: &str) -> Peek {
     let (child, id) = (Arc::clone(child), request_id.to_owned());
     Arc::new(move || {
         let output = child.process.peek_output(&id);
-        Log { text: output.text, dropped: output.dropped_bytes }
+        Log { text: output.text, dropped: output.dropped_bytes, ..Log::default() }
     })
 }

@@ -11,6 +11,7 @@ use rhubarb_core::{
     backend::{Log, Won},
     config::{QueueConfig, TaskPolicy},
     envelope::Envelope,
+    gpu::too_many_gpus,
     outcome::{Failure, Outcome},
     schedule::{self, Verdict},
 };
@@ -41,8 +42,10 @@ impl Host {
         let attempt = Arc::new(attempt);
         let kept = self.keeper.keep(Arc::clone(&attempt));
         let mut held = Held { attempt, kept, body: None, taken: Instant::now() };
-        let refusal = match unreadable {
-            Some(error) => Some(Outcome::Poisoned(Failure::new(Failure::POISON, error.to_string()))),
+        let asks_too_much =
+            held.attempt.envelope.gpus.and_then(|asked| too_many_gpus(&self.shared.config, queue, asked));
+        let refusal = match unreadable.map(|error| error.to_string()).or(asks_too_much) {
+            Some(why) => Some(Outcome::Poisoned(Failure::new(Failure::POISON, why))),
             None => match self.body(&held.attempt).await {
                 Ok(body) => {
                     held.body = body;
@@ -73,7 +76,7 @@ impl Host {
             Ok(Verdict::Begin | Verdict::Replaces(_)) => None,
             Ok(Verdict::LeftOut(other)) => {
                 let text = format!("[left out: task {other} of another tick has not settled]\n");
-                Some((Outcome::Cancelled, Log { text, dropped: 0 }))
+                Some((Outcome::Cancelled, Log { text, dropped: 0, ..Log::default() }))
             }
             Err(error) => {
                 let id = attempt.won.id;

@@ -100,7 +100,7 @@ impl Case<'_> {
     }
 
     async fn finish_as(&self, queue: &QueueName, won: &Won, outcome: Outcome, unknown: bool) -> Settled {
-        let log = Log { text: "its last words\n".into(), dropped: 0 };
+        let log = Log { text: "its last words\n".into(), dropped: 0, ..Log::default() };
         let settlement = Settlement { id: won.id, fence: won.row.fence, outcome, log, keep: KEEP };
         let hideable = self.backend.broker().limits().visibility_max;
         let finish = Finish { queue: queue.clone(), settlement, receipt: won.receipt.clone(), hideable };

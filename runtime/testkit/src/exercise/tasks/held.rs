@@ -1,15 +1,16 @@
 //! What a holder may do, and what an older one may not.
 
 use rhubarb_core::{
-    backend::{Log, Progress, Renewal, Report},
+    backend::{Log, Progress, Renewal, Report, Settlement},
     envelope::BlobRef,
+    gpu::{GpuUsage, RanOn},
     ids::FencingToken,
     outcome::{Failure, Outcome, Output},
     row::{Claim, Renewed, State},
 };
 use serde_json::value::to_raw_value;
 
-use super::{Case, Claimant, LEASE, SECOND, only};
+use super::{Case, Claimant, KEEP, LEASE, SECOND, only};
 use crate::exercise::{assert_refused, failed, interrupted, new_queue, new_submission};
 
 pub(super) async fn exercise(case: &Case<'_>) {
@@ -19,6 +20,7 @@ pub(super) async fn exercise(case: &Case<'_>) {
     a_renewal_tells_of_a_cancellation(case).await;
     a_late_renewal_takes_a_reaped_task_back(case).await;
     a_holder_reports_progress_checkpoint_and_log(case).await;
+    what_an_attempt_ran_on_stays_in_the_history(case).await;
     a_checkpoint_is_handed_to_the_next_attempt(case).await;
     a_report_of_an_older_holder_is_refused(case).await;
     a_success_is_kept_with_its_output_and_log(case).await;
@@ -96,7 +98,7 @@ fn progress(done: u64) -> Progress {
 
 async fn a_holder_reports_progress_checkpoint_and_log(case: &Case<'_>) {
     let (submission, fence) = case.running().await;
-    let log = Log { text: "so far".into(), dropped: 3 };
+    let log = Log { text: "so far".into(), dropped: 3, ..Log::default() };
     let nothing = Report { id: submission.id, fence, progress: None, checkpoint: None, log: None };
     let reports = [
         Report { progress: Some(progress(1)), ..nothing.clone() },
@@ -109,6 +111,25 @@ async fn a_holder_reports_progress_checkpoint_and_log(case: &Case<'_>) {
     let detail = case.read(submission.id).await;
     assert_eq!((detail.record.progress, detail.record.checkpoint), (Some(progress(2)), Some(checkpoint("one"))));
     assert_eq!(only(detail.attempts).log, log);
+}
+
+async fn what_an_attempt_ran_on_stays_in_the_history(case: &Case<'_>) {
+    let usage = GpuUsage { uuid: "GPU-1".into(), readings: 3, memory_peak: 1 << 40, ..GpuUsage::default() };
+    let logs = [
+        Log { ran_on: Some(RanOn::Cpu), ..Log::default() },
+        Log { ran_on: Some(RanOn::Gpus(vec![usage.clone()])), ..Log::default() },
+        Log { text: "much ".repeat(10_000), dropped: 0, ran_on: Some(RanOn::Gpus(vec![usage])) },
+    ];
+    let (submission, mut fence) = case.running().await;
+    for log in &logs {
+        let (id, log, keep) = (submission.id, log.clone(), KEEP);
+        only(case.tasks.settle(&[Settlement { id, fence, outcome: interrupted(false), log, keep }]).await).unwrap();
+        fence = case.win(&submission).await.fence;
+    }
+    let detail = case.read(submission.id).await;
+    let kept: Vec<Log> = detail.attempts.into_iter().map(|attempt| attempt.log).collect();
+    assert_eq!(kept[..3], logs);
+    assert!(kept[3].is_empty());
 }
 
 async fn a_checkpoint_is_handed_to_the_next_attempt(case: &Case<'_>) {

@@ -108,7 +108,7 @@ impl Case<'_> {
         fence: FencingToken,
         outcome: Outcome,
     ) -> rhubarb_core::backend::Result<Settled> {
-        let log = Log { text: format!("{} {fence}", outcome.word()), dropped: 0 };
+        let log = Log { text: format!("{} {fence}", outcome.word()), ..Log::default() };
         only(self.tasks.settle(&[Settlement { id, fence, outcome, log, keep: KEEP }]).await)
     }
 
