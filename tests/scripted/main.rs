@@ -1,16 +1,20 @@
 //! The function that the whole-system tests run: each task does one thing that a test needs.
 //!
 //! With an argument it is no function of ours but a child that breaks the Runtime API's rules in that
-//! way (see [`rogue`]).
+//! way (see [`rogue`]), or stands in for the GPU helper and the probe (see [`gpus`]).
 
+mod gpus;
 mod rogue;
 mod tasks;
 
 use rhubarb::Function;
 
 fn main() -> Result<(), rhubarb::Error> {
-    if let Some(manner) = std::env::args().nth(1) {
-        rogue::run(&manner);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(manner) = arguments.first() {
+        if !gpus::run(&arguments) {
+            rogue::run(manner);
+        }
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

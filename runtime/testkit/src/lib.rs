@@ -5,7 +5,8 @@
 //! backend ([`MemoryBackend`]) keeps everything in one process on a clock that tests move, with indexes
 //! that lag and faults on request. The simulation ([`simulation`]) drives the protocol's own code over
 //! it through thousands of interleavings. For the real services, [`emulator`] starts a local one, and
-//! [`faultproxy`] stands before it and lets things go wrong; [`collector`] takes what is exported by OTLP.
+//! [`faultproxy`] stands before it and lets things go wrong; [`collector`] takes what is exported by OTLP. [`gpus`]
+//! are a machine's GPUs after a script.
 //! Nothing here is for production: a crash loses all.
 
 mod clock;
@@ -13,6 +14,7 @@ pub mod collector;
 pub mod emulator;
 pub mod exercise;
 mod faults;
+pub mod gpus;
 mod memory;
 pub mod model;
 pub mod simulation;

@@ -1,6 +1,6 @@
 //! A device as NVML describes it, and what NVML reads of it at one moment.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::config::ComputeCapability;
 pub struct GpuDevice {
     /// What the driver calls it, e.g. `GPU-1b2c…` or `MIG-…`. It stays the same over restarts.
     pub uuid: String,
-    /// The number that NVML lists it by. It may change with every boot.
+    /// The number that NVML lists it by; an instance has its parent's. It may change with every boot.
     pub index: u32,
     /// What it is sold as, e.g. `NVIDIA H200`.
     pub name: String,
@@ -66,8 +66,8 @@ pub struct GpuReading {
     pub temperature: Option<u32>,
     /// Uncorrected ECC errors since the driver was loaded.
     pub ecc_uncorrected: Option<u64>,
-    /// The Xid errors that the driver has reported since this watching began (NVIDIA: "Xid Errors").
-    pub xids: Vec<u64>,
+    /// How often the driver has reported each Xid error since this watching began (NVIDIA: "Xid Errors").
+    pub xids: BTreeMap<u64, u64>,
     /// The processes that have it open; `None` where they cannot be seen, as in some containers.
     pub processes: Option<Vec<GpuProcess>>,
 }

@@ -49,7 +49,8 @@ pub fn sickness(before: &GpuReading, now: &GpuReading) -> Option<String> {
     if ecc > 0 {
         return Some(format!("{ecc} uncorrected ECC errors"));
     }
-    let xid = now.xids.iter().skip(before.xids.len()).find(|xid| is_serious(**xid))?;
+    let is_new = |xid: &u64, times: &u64| *times > before.xids.get(xid).copied().unwrap_or(0);
+    let (xid, _) = now.xids.iter().find(|(xid, times)| is_serious(**xid) && is_new(xid, times))?;
     Some(format!("the driver reported Xid {xid}"))
 }
 
@@ -82,7 +83,7 @@ mod tests {
             uuid: "GPU-a".into(),
             memory_used: 500 << 20,
             ecc_uncorrected: Some(2),
-            xids: vec![79],
+            xids: [(79, 1)].into(),
             processes: Some(vec![GpuProcess { pid: 7, memory: None }]),
             ..GpuReading::default()
         }
@@ -125,8 +126,9 @@ mod tests {
     fn new_errors_quarantine_at_once_and_old_ones_or_a_programs_own_do_not() {
         let ecc = GpuReading { ecc_uncorrected: Some(3), ..reading() };
         assert_eq!(hand_over(&reading(), Some(&ecc), SOON), HandOver::Quarantine("1 uncorrected ECC errors".into()));
-        let xid = |xid| GpuReading { xids: vec![79, xid], ..reading() };
-        assert_eq!(sickness(&reading(), &xid(48)), Some("the driver reported Xid 48".into()));
-        assert_eq!(sickness(&reading(), &xid(43)), None);
+        let xids = |xids: &[(u64, u64)]| GpuReading { xids: xids.iter().copied().collect(), ..reading() };
+        assert_eq!(sickness(&reading(), &xids(&[(48, 1), (79, 1)])), Some("the driver reported Xid 48".into()));
+        assert_eq!(sickness(&reading(), &xids(&[(79, 2)])), Some("the driver reported Xid 79".into()));
+        assert_eq!(sickness(&reading(), &xids(&[(43, 9), (79, 1)])), None);
     }
 }
