@@ -12,6 +12,7 @@ use crate::{
     backend::{BlobKey, StoreError, Submission, Window},
     config::{Config, Track},
     envelope::{BlobRef, Envelope, Trace, null},
+    gpu::too_many_gpus,
     ids::{QueueName, TaskId, TaskName},
     limits::Limits,
     time::Timestamp,
@@ -40,6 +41,8 @@ pub struct NewTask {
     pub timeout: Option<Duration>,
     /// Attempts in all.
     pub max_attempts: Option<u32>,
+    /// GPUs, fewer than its queue gives; 0 runs it on the CPU.
+    pub gpus: Option<u32>,
     /// A second task with this key is the first one.
     pub idempotency_key: Option<String>,
     /// For how long.
@@ -73,6 +76,7 @@ impl NewTask {
             expires: None,
             timeout: None,
             max_attempts: None,
+            gpus: None,
             idempotency_key: None,
             window: Window::DEFAULT,
             ordering_key: None,
@@ -133,6 +137,11 @@ impl NewTask {
                 "`max_attempts` of {attempts} is not within 1 to {max}, the attempts of queue {queue}: a task may lower them, never raise them"
             ));
         }
+        if let Some(asked) = self.gpus
+            && let Some(why) = config.queue(&queue).and_then(|queue| too_many_gpus(config, queue, asked))
+        {
+            return invalid(why);
+        }
         let mut envelope = Envelope::new(self.id.unwrap_or(fresh), self.task, self.args);
         envelope.queue = Some(queue.clone());
         envelope.created = Some(now);
@@ -140,6 +149,7 @@ impl NewTask {
         envelope.expires = expires;
         envelope.timeout_ms = self.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         envelope.max_attempts = self.max_attempts;
+        envelope.gpus = self.gpus;
         envelope.idempotency_key = self.idempotency_key;
         envelope.ordering_key = self.ordering_key;
         envelope.fairness_key = self.fairness_key;
@@ -285,6 +295,13 @@ mod tests {
             prepare(|task| (task.queue, task.max_attempts) = (high(), Some(4))).unwrap_err().contains("`max_attempts`")
         );
         assert!(prepare(|task| task.queue = QueueName::new("hihg").ok()).unwrap_err().contains("hihg"));
+    }
+
+    #[test]
+    fn a_task_may_ask_for_fewer_gpus_than_its_queue_gives_and_never_for_more() {
+        assert_eq!(prepare(|task| task.gpus = Some(0)).unwrap().envelope.gpus, Some(0));
+        let refusal = prepare(|task| task.gpus = Some(1)).unwrap_err();
+        assert!(refusal.contains("`gpus` of 1 is over the 0 of queue default"), "{refusal}");
     }
 
     #[test]

@@ -145,6 +145,8 @@ envelope! {
     timeout_ms: u64,
     /// Attempts in all. Lowers the queue's, never raises it.
     max_attempts: u32,
+    /// GPUs. Lowers what the queue gives, never raises it; 0 runs the task on the CPU.
+    gpus: u32,
     /// The first task of this task's family.
     root: TaskId,
     /// The task that enqueued it.

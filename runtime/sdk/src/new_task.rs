@@ -146,6 +146,11 @@ macro_rules! options {
                 self.change(|task| task.max_attempts = Some(attempts))
             }
 
+            /// GPUs: at most what its queue gives. Its function sees no more of them; 0 runs it on the CPU.
+            pub fn gpus(self, count: u32) -> Self {
+                self.change(|task| task.gpus = Some(count))
+            }
+
             /// A second task with this name and key is the first one.
             pub fn idempotency_key(self, key: impl Into<String>) -> Self {
                 self.change(|task| task.idempotency_key = Some(key.into()))

@@ -51,6 +51,9 @@ pub(crate) struct Enqueue {
     /// Attempts in all: at most what its queue allows
     #[arg(long, value_name = "N")]
     max_attempts: Option<u32>,
+    /// GPUs: at most what its queue gives; 0 runs it on the CPU
+    #[arg(long, value_name = "N")]
+    gpus: Option<u32>,
     /// Its id, a UUID; an error if a task has it
     #[arg(long)]
     id: Option<TaskId>,
@@ -165,6 +168,9 @@ impl Enqueue {
         }
         if let Some(attempts) = self.max_attempts {
             task = task.max_attempts(attempts);
+        }
+        if let Some(count) = self.gpus {
+            task = task.gpus(count);
         }
         if let Some(id) = self.id {
             task = task.id(id);

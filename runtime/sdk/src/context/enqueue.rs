@@ -130,6 +130,8 @@ struct AskedOnWire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    gpus: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     window_ms: Option<i64>,
@@ -156,6 +158,7 @@ impl<'a> AskedOnWire<'a> {
             expires: task.expires,
             timeout_ms: task.timeout.map(millis),
             max_attempts: task.max_attempts,
+            gpus: task.gpus,
             idempotency_key: task.idempotency_key.as_deref(),
             window_ms: match task.window {
                 Window::For(time) if task.window != Window::DEFAULT => Some(millis(time)),

@@ -122,12 +122,12 @@ async fn a_task_is_enqueued_with_what_the_call_and_its_type_say() {
     let host = testing::Host::new();
     let id = TaskId::from_bytes([3; 16]);
     let call = host.context().enqueue(Child { n: 7 }).queue("high").id(id).delay(Duration::from_secs(5));
-    let enqueued = call.max_attempts(2).idempotency_key("k").await.unwrap();
+    let enqueued = call.max_attempts(2).gpus(0).idempotency_key("k").await.unwrap();
     assert_eq!(enqueued, Enqueued { id, existing: false });
     assert_eq!(host.enqueued::<Child>(), [Child { n: 7 }]);
     let expected = serde_json::json!({
         "task": "child", "args": {"n": 7}, "queue": "high", "type_queue": "low", "id": id,
-        "delay_ms": 5000, "max_attempts": 2, "idempotency_key": "k",
+        "delay_ms": 5000, "max_attempts": 2, "gpus": 0, "idempotency_key": "k",
     });
     assert_eq!(host.enqueued_json(), [expected]);
 }
