@@ -104,6 +104,8 @@ impl Failure {
     pub const SNOOZED: &'static str = "snoozed_too_often";
     /// The function reported the record in `batchItemFailures` without saying more.
     pub const REPORTED: &'static str = "reported";
+    /// A device's memory ran out.
+    pub const GPU_OUT_OF_MEMORY: &'static str = "gpu_out_of_memory";
     /// The handler panicked.
     pub const PANIC: &'static str = "panic";
     /// A claim-checked payload is missing or its hash is wrong.

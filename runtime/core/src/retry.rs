@@ -55,6 +55,15 @@ impl RetryOn {
             Self::Never(names) => !names.iter().any(|name| kind_fits(kind, name)),
         }
     }
+
+    /// Says whether a failure that goes by two kinds is tried again: a rule that names either one counts.
+    #[must_use]
+    pub fn allows_both(&self, kind: &str, other: &str) -> bool {
+        match self {
+            Self::Any | Self::Only(_) => self.allows(kind) || self.allows(other),
+            Self::Never(_) => self.allows(kind) && self.allows(other),
+        }
+    }
 }
 
 impl Default for RetryPolicy {

@@ -227,7 +227,7 @@ impl Attempt {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use rhubarb_core::{
@@ -241,8 +241,15 @@ mod tests {
     use super::*;
 
     fn attempt() -> Attempt {
-        let text = "[app]\nname = \"tests\"\n[functions.f]\npackage = \"f\"\n";
-        let config = Config::parse(text, &NoVars, &Overrides::default()).unwrap();
+        attempt_on("")
+    }
+
+    /// An attempt on a queue with these keys.
+    pub(crate) fn attempt_on(keys: &str) -> Attempt {
+        let text = format!(
+            "[app]\nname = \"tests\"\n[queues.default]\nfunctions = [\"f\"]\n{keys}\n[functions.f]\npackage = \"f\"\n"
+        );
+        let config = Config::parse(&text, &NoVars, &Overrides::default()).unwrap();
         let queue = Arc::new(config.queue(&default_queue()).unwrap().clone());
         let envelope = Envelope::new(TaskId::mint(), "t".parse().unwrap(), null());
         let row = WonRow {

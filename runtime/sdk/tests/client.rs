@@ -1,7 +1,7 @@
 //! The producer's side over a backend in memory; where a worker is needed, the test is one.
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use rhubarb::{
@@ -10,10 +10,11 @@ use rhubarb::{
     core::{
         backend::{
             Backend, ClaimPolicy, Filter, Finish, Log, Progress, Report, Settlement, Submission, Take, Window, Won,
-            WorkerRecord, WorkerState,
+            WorkerGpu, WorkerRecord, WorkerState,
         },
         config::{Config, NoVars, Overrides},
         envelope::{Envelope, null},
+        gpu::GpuAsk,
         ids::{QueueName, TaskName, WorkerId},
         outcome::{Failure, Outcome, Output},
         row::{AckMode, State},
@@ -86,6 +87,10 @@ impl Shop {
     }
 
     async fn beat(&self, queues: &[&str]) {
+        self.beat_with(queues, Vec::new(), Default::default()).await;
+    }
+
+    async fn beat_with(&self, queues: &[&str], gpus: Vec<WorkerGpu>, gpu_asks: BTreeMap<QueueName, GpuAsk>) {
         let record = WorkerRecord {
             id: self.worker.clone(),
             instance: "i".into(),
@@ -99,8 +104,8 @@ impl Shop {
             prefetch: 0,
             functions: Vec::new(),
             tasks: Default::default(),
-            gpus: Vec::new(),
-            gpu_asks: Default::default(),
+            gpus,
+            gpu_asks,
             ecs: None,
             holds: Vec::new(),
             silent_after: Duration::from_secs(30),
@@ -343,6 +348,20 @@ async fn a_task_says_why_it_waits() {
     assert_eq!(why(late).await, Some(WaitReason::Scheduled(Timestamp(1_800_000_060_000))));
     shop.take("high").await;
     assert_eq!(why(id).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_waits_for_gpus_says_which_and_so_does_its_queue() {
+    let shop = Shop::open().await;
+    let id = shop.client.enqueue(Work { n: 1 }).await.unwrap().id();
+    let ask = GpuAsk { count: 1, memory: None, name: Some("H200".into()), compute: None, share: 1 };
+    shop.beat_with(&["low"], Vec::new(), [(queue("high"), ask)].into()).await;
+    let Some(WaitReason::Gpus(wait)) = shop.client.why_waiting(id).await.unwrap() else { panic!("another reason") };
+    let told = "no worker has 1 GPU with \"H200\" in its name: w serves queue high and has no GPU";
+    assert_eq!(wait.to_string().replace(shop.worker.as_str(), "w"), told);
+    let queues = shop.client.queues().await.unwrap();
+    let high = queues.iter().find(|status| status.queue == queue("high")).unwrap();
+    assert_eq!((high.gpu_wait.as_ref(), high.served_by.len()), (Some(&wait), 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use rhubarb::Client;
 use rhubarb_core::{
-    backend::Window,
+    backend::{AttemptRecord, Window},
     config::{Config, QueueConfig, Track},
     ids::{QueueName, TaskId, TaskName},
     row::State,
@@ -206,6 +206,9 @@ async fn wait_for(session: &Session, client: &Client, id: TaskId, at_most: Optio
             return Err(CliError::Task(format!("task {id} is not settled yet, and goes on; see `rhubarb task {id}`")));
         }
     };
+    if client.task(id).await?.attempts.last().is_some_and(AttemptRecord::ran_on_cpu) {
+        session.screen.note(format!("task {id} ran on the CPU"));
+    }
     let output: Result<Box<RawValue>, _> = client.output(id).await;
     if session.screen.json() {
         let waited = Waited { id, state, output: output.as_ref().ok().cloned() };

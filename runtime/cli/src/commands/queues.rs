@@ -48,7 +48,11 @@ impl Queues {
         let now = now();
         let header =
             ["queue", "class", "waiting", "delayed", "running", "in flight", "failed", "oldest waiting", "served by"];
-        session.screen.rows(&queues, &header, |queue| row(queue, now), "no queues")
+        session.screen.rows(&queues, &header, |queue| row(queue, now), "no queues")?;
+        if session.screen.json() {
+            return Ok(());
+        }
+        queues.iter().filter_map(gpu_line).try_for_each(|line| session.screen.line(clean(&line)))
     }
 }
 
@@ -81,11 +85,18 @@ fn row(queue: &QueueStatus, now: Timestamp) -> Vec<String> {
     ]
 }
 
+/// Why nobody takes what waits there: too long for a cell.
+fn gpu_line(queue: &QueueStatus) -> Option<String> {
+    let wait = queue.gpu_wait.as_ref().filter(|_| queue.waiting > 0 || queue.served_by.is_empty())?;
+    Some(format!("\nqueue {} waits: {wait}", queue.queue))
+}
+
 fn served_by(queue: &QueueStatus) -> String {
     let names: Vec<&str> = queue.served_by.iter().map(|worker| worker.as_str()).collect();
     let by_lambda = queue.class == Some(QueueClass::Lambda) && queue.url.is_some();
     let served = match names.as_slice() {
         [] if by_lambda => "AWS Lambda".to_owned(),
+        [] if queue.gpu_wait.is_some() => "no worker with such GPUs".to_owned(),
         [] => "no live worker".to_owned(),
         [one] => (*one).to_owned(),
         [first, rest @ ..] => format!("{first} and {} more", rest.len()),

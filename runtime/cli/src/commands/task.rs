@@ -4,6 +4,7 @@ use clap::Args;
 use rhubarb::client::WaitReason;
 use rhubarb_core::{
     backend::{AttemptRecord, TaskDetail},
+    gpu::GpuUsage,
     ids::TaskId,
     outcome::Output,
     row::State,
@@ -119,11 +120,56 @@ fn describe(detail: &TaskDetail, waits: Option<&WaitReason>, now: Timestamp) -> 
         let header = ["attempt", "outcome", "began", "ran", "worker", "failure", "printed"];
         text.push('\n');
         text.push_str(&table(&header, detail.attempts.iter().map(|attempt| attempt_row(attempt, now))));
+        detail.attempts.iter().flat_map(ran_on).for_each(|line| text.push_str(&format!("\n{line}")));
         let printed: Vec<&AttemptRecord> = detail.attempts.iter().filter(|attempt| !attempt.log.is_silent()).collect();
         let newest = &printed[printed.len().saturating_sub(TAILS_MAX)..];
         newest.iter().for_each(|attempt| text.push_str(&tail(attempt)));
     }
     text.trim_end().to_owned()
+}
+
+/// What an attempt of a queue with GPUs ran on: a line for each device, or one for the CPU.
+fn ran_on(attempt: &AttemptRecord) -> Vec<String> {
+    let number = attempt.attempt;
+    if attempt.ran_on_cpu() {
+        return vec![format!("attempt {number} ran on the CPU")];
+    }
+    attempt.gpus().iter().map(|usage| format!("attempt {number} ran on {}", show_usage(usage))).collect()
+}
+
+/// Such as `GPU-1b2c: memory 1.5 GiB (mean 1.2 GiB), utilisation 98 % (mean 71 %)`.
+fn show_usage(usage: &GpuUsage) -> String {
+    let uuid = clean(&usage.uuid);
+    if usage.readings == 0 {
+        return format!("{uuid}, which was never read meanwhile");
+    }
+    let memory = Some((show_bytes(usage.memory_peak), show_bytes(usage.memory_mean)));
+    let pair = |peak: Option<u32>, mean: Option<u32>, unit: &str| {
+        Some((format!("{} {unit}", peak?), mean.map_or_else(|| "unknown".to_owned(), |mean| format!("{mean} {unit}"))))
+    };
+    let watts = |milliwatts: Option<u32>| milliwatts.map(|milliwatts| milliwatts / 1000);
+    let figures = [
+        ("memory", memory),
+        ("utilisation", pair(usage.utilisation_peak, usage.utilisation_mean, "%")),
+        ("power", pair(watts(usage.power_peak), watts(usage.power_mean), "W")),
+        ("temperature", pair(usage.temperature_peak, usage.temperature_mean, "°C")),
+    ];
+    let told = figures.into_iter().filter_map(|(name, pair)| {
+        let (peak, mean) = pair?;
+        Some(format!("{name} {peak} (mean {mean})"))
+    });
+    format!("{uuid}: {}", told.collect::<Vec<_>>().join(", "))
+}
+
+/// Bytes of a device's memory, such as `1.5 GiB`.
+fn show_bytes(bytes: u64) -> String {
+    match bytes >> 30 {
+        0 => format!("{} MiB", bytes >> 20),
+        _ => {
+            let tenths = bytes.saturating_mul(10) >> 30;
+            format!("{}.{} GiB", tenths / 10, tenths % 10)
+        }
+    }
 }
 
 /// The end of what an attempt printed; `rhubarb logs` shows all.
@@ -181,6 +227,25 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("attempt 1 printed (the last 5 of 6 lines)\n  2\n  3\n  4\n  5\n  6 of red"), "{text}");
+    }
+
+    #[test]
+    fn what_an_attempt_ran_on_is_shown_with_what_its_devices_did() {
+        let usage = json!({
+            "uuid": "GPU-1", "readings": 9, "memory_peak": 1_610_612_736_u64, "memory_mean": 734_003_200,
+            "utilisation_peak": 98, "utilisation_mean": 71, "power_peak": 310_500, "power_mean": 250_000,
+        });
+        let attempts = [json!({"gpus": [usage]}), json!({"gpus": [{"uuid": "GPU-2"}]}), json!("cpu")].map(|ran_on| {
+            let attempt: AttemptRecord = serde_json::from_value(json!({
+                "attempt": 1, "fence": 1, "worker": "w", "started": 0, "log": {"text": "", "dropped": 0, "ran_on": ran_on},
+            }))
+            .unwrap();
+            crate::commands::task::ran_on(&attempt).join("\n")
+        });
+        let did = "memory 1.5 GiB (mean 700 MiB), utilisation 98 % (mean 71 %), power 310 W (mean 250 W)";
+        assert_eq!(attempts[0], format!("attempt 1 ran on GPU-1: {did}"));
+        assert_eq!(attempts[1], "attempt 1 ran on GPU-2, which was never read meanwhile");
+        assert_eq!(attempts[2], "attempt 1 ran on the CPU");
     }
 
     #[test]

@@ -10,8 +10,10 @@ mod device;
 mod hand_over;
 mod ledger;
 mod of_task;
+mod out_of_memory;
 mod source;
 mod visible;
+mod waiting;
 pub mod wire;
 
 pub use self::{
@@ -20,6 +22,8 @@ pub use self::{
     hand_over::{HAND_OVER_MAX, HandOver, MEMORY_TOLERANCE, hand_over, sickness},
     ledger::{GpuLeaseId, GpuLedger, GpuState},
     of_task::too_many_gpus,
+    out_of_memory::{out_of_memory, says_out_of_memory},
     source::{GpuError, GpuHold, GpuSource, GpuUsage, RanOn},
     visible::{Visible, visible},
+    waiting::GpuWait,
 };

@@ -28,9 +28,17 @@ pub(super) enum End {
     Cut,
 }
 
-pub(super) fn judge_all(child: &Child, group: &[Held], end: End, inline_bytes_max: usize) -> Vec<Outcome> {
+pub(super) fn judge_all(
+    child: &Child,
+    group: &[Held],
+    end: End,
+    printed: &str,
+    inline_bytes_max: usize,
+) -> Vec<Outcome> {
     let each = |outcome: &dyn Fn(&Attempt) -> Outcome| group.iter().map(|held| outcome(&held.attempt)).collect();
-    let fail_each = |failure: Failure| each(&|attempt| judge::failed(attempt, failure.clone(), None, fastrand::f64()));
+    let fail_each = |failure: Failure| {
+        each(&|attempt| judge::failed_with(attempt, failure.clone(), None, printed, fastrand::f64()))
+    };
     let ids: Vec<&MessageId> = group.iter().map(|held| &held.attempt.won.message).collect();
     match end {
         End::Answered(Answer::Response(body)) => match contract::read_answer(&body, &ids, inline_bytes_max) {
@@ -41,7 +49,8 @@ pub(super) fn judge_all(child: &Child, group: &[Held], end: End, inline_bytes_ma
                     .zip(&said)
                     .filter(|(_, said)| unknown(said))
                     .for_each(|(held, _)| held.attempt.note_unknown());
-                group.iter().zip(said).map(|(held, said)| judge::said(&held.attempt, said, fastrand::f64())).collect()
+                let judge = |(held, said): (&Held, Said)| judge::said(&held.attempt, said, printed, fastrand::f64());
+                group.iter().zip(said).map(judge).collect()
             }
             Err(bad) => fail_each(bad.failure()),
         },
@@ -52,7 +61,9 @@ pub(super) fn judge_all(child: &Child, group: &[Held], end: End, inline_bytes_ma
         End::Died(InvocationEnd::ProcessDied { .. }) if child.was_killed() => {
             each(&|_| judge::interrupted("its process was stopped because of another invocation"))
         }
-        End::Died(end @ InvocationEnd::ProcessDied { .. }) => died(group, Failure::CRASHED, &end.to_string()),
+        End::Died(end @ InvocationEnd::ProcessDied { .. }) => {
+            died(group, Failure::new(Failure::CRASHED, end.to_string()), printed)
+        }
         End::Died(InvocationEnd::NotOffered { reason }) => {
             tracing::warn!(reason, "cannot hand an invocation over");
             each(&|_| judge::interrupted("its process could not take it"))
@@ -72,9 +83,9 @@ pub(super) fn judge_all(child: &Child, group: &[Held], end: End, inline_bytes_ma
 
 /// Nobody knows which of several records killed the process: all go back without a spent attempt and
 /// run next in an invocation of their own; only then does a death count.
-fn died(group: &[Held], kind: &str, what: &str) -> Vec<Outcome> {
+fn died(group: &[Held], failure: Failure, printed: &str) -> Vec<Outcome> {
     match group {
-        [only] => vec![judge::failed(&only.attempt, Failure::new(kind, what), None, fastrand::f64())],
+        [only] => vec![judge::failed_with(&only.attempt, failure, None, printed, fastrand::f64())],
         _ => alone(group, "the process died in an invocation of several records"),
     }
 }

@@ -71,7 +71,7 @@ impl Host {
         drop(place);
         let shared = Arc::clone(&self.shared);
         self.judge_and_settle(move || {
-            let outcomes = judge_all(&child, &group, end, inline_bytes_max);
+            let outcomes = judge_all(&child, &group, end, &log.text, inline_bytes_max);
             group.iter().zip(&outcomes).for_each(|(held, outcome)| measure::ran(&shared, &held.attempt, outcome, ran));
             group.into_iter().zip(outcomes).map(|(held, outcome)| (held, outcome, log.clone())).collect()
         })

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rhubarb_core::{
     backend::{Counts, Purged, WorkerRecord},
     config::QueueClass,
+    gpu::GpuWait,
     ids::{QueueName, WorkerId},
     row::State,
     time::Timestamp,
@@ -42,6 +43,9 @@ pub struct QueueStatus {
     /// Its URL, for producers that know SQS and not Rhubarb; none in the embedded backend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// Why its tasks wait for GPUs, if they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_wait: Option<GpuWait>,
     /// Live workers that serve it. None: its tasks wait, save those of class `lambda` on AWS.
     pub served_by: Vec<WorkerId>,
 }
@@ -76,6 +80,7 @@ impl Client {
             }
             let serving = live.iter().filter(|worker| worker.queues.contains(queue));
             status.served_by = serving.map(|worker| worker.id.clone()).collect();
+            status.gpu_wait = GpuWait::of(queue, live.iter().copied());
             queues.push(status);
         }
         Ok(queues)
@@ -140,6 +145,7 @@ impl QueueStatus {
             tasks: BTreeMap::new(),
             oldest_waiting: None,
             url: None,
+            gpu_wait: None,
             served_by: Vec::new(),
         }
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use rhubarb_core::{
     backend::{TaskDetail, TaskRecord},
     config::{Backend as Kind, QueueClass},
+    gpu::GpuWait,
     ids::{QueueName, TaskId},
     permit::Refusal,
     row::State,
@@ -31,6 +32,8 @@ pub enum WaitReason {
     Others,
     /// It waits for a permit of its queue or of its concurrency key.
     Permit(Refusal),
+    /// It waits for GPUs: no worker has such, or those that fit are held or quarantined.
+    Gpus(GpuWait),
     /// Workers serve its queue, and are busy with tasks before it.
     Busy(QueueName),
 }
@@ -44,6 +47,7 @@ impl fmt::Display for WaitReason {
             Self::Retrying(at) => write!(f, "to be tried again at {at}"),
             Self::Others => f.write_str("for other tasks"),
             Self::Permit(refusal) => refusal.fmt(f),
+            Self::Gpus(wait) => wait.fmt(f),
             Self::Busy(queue) => write!(f, "the workers of queue {queue} are busy"),
         }
     }
@@ -77,7 +81,11 @@ impl Client {
         let by_lambda = self.config().app.backend == Kind::Aws
             && self.config().queue(&queue).is_some_and(|queue| queue.class == QueueClass::Lambda);
         let workers = self.backend().workers().list().await?;
-        let served = workers.iter().any(|heard| heard.alive && heard.worker.queues.contains(&queue));
+        let live = || workers.iter().filter(|heard| heard.alive).map(|heard| &heard.worker);
+        if let Some(wait) = GpuWait::of(&queue, live()) {
+            return Ok(WaitReason::Gpus(wait));
+        }
+        let served = live().any(|worker| worker.queues.contains(&queue));
         Ok(if served || by_lambda { WaitReason::Busy(queue) } else { WaitReason::NoWorker(queue) })
     }
 }
