@@ -61,6 +61,8 @@ async fn lateness() {
         purge: false,
         scheduler_only: true,
         feed_lambda: false,
+        gpus: None,
+        spot_notices: None,
     };
     let agent = Agent::start(options).await.unwrap();
     let stopper = agent.stopper();

@@ -14,7 +14,8 @@ use std::{
 
 use rhubarb_core::{
     backend::{Backend, QueueSpec, StoreError, WorkerRecord, WorkerState},
-    config::{Config, QueueConfig, WithoutGpu, WorkerConfig},
+    config::{Config, QueueConfig, WorkerConfig},
+    gpu::{GpuAsk, GpuSource},
     ids::{QueueName, WorkerId},
     time::Timestamp,
 };
@@ -29,7 +30,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     beat::{self, Beat},
+    ecs::{self, Ecs},
     feeder::Feeder,
+    gpu::{GpuPool, LOCKS_DEFAULT, NoGuard, PoolParts, Serving, Taker},
     health::Health,
     programs::{self, NoBinary},
     scheduler::{self, Scheduler},
@@ -39,6 +42,9 @@ use crate::{
 const RENEW_WITHIN: Duration = Duration::from_secs(1);
 /// What killing, reaping and settling may take after the functions' own grace.
 const LAST_PHASE_MAX: Duration = Duration::from_secs(15);
+
+/// Names the folder of the GPUs' locks, before what the worker's section says.
+const LOCKS_VARIABLE: &str = "RHUBARB_GPU_LOCKS";
 
 /// What an agent is started with.
 pub struct AgentOptions {
@@ -60,6 +66,10 @@ pub struct AgentOptions {
     pub scheduler_only: bool,
     /// On AWS: feeds queues of class `lambda` too, where no Lambda does.
     pub feed_lambda: bool,
+    /// The machine's GPUs, if any may be used. They are asked only where a queue wants some.
+    pub gpus: Option<Arc<dyn GpuSource>>,
+    /// The base of the EC2 instance's metadata, where Spot interruption notices are to be watched for.
+    pub spot_notices: Option<String>,
 }
 
 /// Why an agent does not start.
@@ -72,6 +82,9 @@ pub enum AgentError {
     /// The binary of a function is not there.
     #[error(transparent)]
     NoBinary(#[from] NoBinary),
+    /// Its GPUs cannot be kept from other agents.
+    #[error(transparent)]
+    NoGuard(#[from] NoGuard),
     /// The backend refuses: its name is taken, or it cannot be reached.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -119,6 +132,8 @@ pub struct Agent {
     slots: Arc<Semaphore>,
     health: Health,
     shown: Option<Arc<WorkerShown>>,
+    gpus: Option<GpuPool>,
+    ecs: Ecs,
 }
 
 impl Agent {
@@ -128,13 +143,23 @@ impl Agent {
     ///
     /// A live worker has its name; a queue or binary is missing; the backend cannot be reached.
     pub async fn start(options: AgentOptions) -> Result<Self, AgentError> {
-        let AgentOptions { id, mut worker, config, backend, root, vars, purge, scheduler_only, feed_lambda } = options;
+        let AgentOptions { id, mut worker, config, backend, root, vars, purge, scheduler_only, feed_lambda, .. } =
+            options;
+        let AgentOptions { gpus, spot_notices, .. } = options;
         if scheduler_only {
             worker.queues.clear();
         }
-        let queues = queues_of(&config, &worker, feed_lambda)?;
+        let asked = queues_of(&config, &worker, feed_lambda)?;
+        let instance = uuid::Uuid::now_v7().to_string();
+        let taker = Taker { backend: Arc::clone(&backend), worker: id.clone(), instance: instance.clone() };
+        let locks = vars.iter().find(|(name, _)| name == LOCKS_VARIABLE).map(|(_, folder)| PathBuf::from(folder));
+        let locks = locks.or(worker.gpu_locks.as_ref().map(PathBuf::from)).unwrap_or_else(|| LOCKS_DEFAULT.into());
+        let gpus = pool_for(&asked, gpus, locks, taker).await?;
+        let gpu_asks = asks_of(&asked, gpus.as_ref());
+        let queues = served(&asked, gpus.as_ref());
         worker.queues = queues.iter().map(|queue| queue.name.clone()).collect();
-        let slots = worker.concurrency.unwrap_or_else(cpus);
+        let leases = queues.iter().any(|queue| gpu_asks.contains_key(&queue.name));
+        let slots = worker.concurrency.unwrap_or_else(|| if leases { 1 } else { cpus() });
         worker.concurrency = Some(slots);
         let by_name: BTreeMap<QueueName, Arc<QueueConfig>> =
             queues.iter().map(|queue| (queue.name.clone(), Arc::clone(queue))).collect();
@@ -143,7 +168,7 @@ impl Agent {
         let shutdown_grace = functions.values().map(|spec| spec.config.shutdown_grace).max().unwrap_or_default();
         let record = WorkerRecord {
             id: id.clone(),
-            instance: uuid::Uuid::now_v7().to_string(),
+            instance,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             pid: std::process::id(),
             started: Timestamp::from_system(SystemTime::now()),
@@ -154,9 +179,9 @@ impl Agent {
             prefetch: worker.prefetch,
             functions: Vec::new(),
             tasks: BTreeMap::new(),
-            gpus: Vec::new(),
-            gpu_asks: BTreeMap::new(),
-            ecs: None,
+            gpus: gpus.as_ref().map(GpuPool::snapshot).unwrap_or_default(),
+            gpu_asks,
+            ecs: ecs::metadata(&vars).await,
             holds: Vec::new(),
             silent_after: beat::SILENT_AFTER,
         };
@@ -192,13 +217,33 @@ impl Agent {
         });
         let health = Health::new(record.id.clone());
         let host = Arc::new(host);
-        Ok(Self { backend, host, worker, queues, record, scheduler, stopper, shutdown_grace, slots, health, shown })
+        Ok(Self {
+            backend,
+            host,
+            worker,
+            queues,
+            record,
+            scheduler,
+            stopper,
+            shutdown_grace,
+            slots,
+            health,
+            shown,
+            gpus,
+            ecs: Ecs { vars, spot_notices },
+        })
     }
 
     /// Its health, for the page of its process.
     #[must_use]
     pub fn health(&self) -> Health {
         self.health.clone()
+    }
+
+    /// Its GPUs, where it leases some.
+    #[must_use]
+    pub const fn gpus(&self) -> Option<&GpuPool> {
+        self.gpus.as_ref()
     }
 
     /// A handle that stops it.
@@ -224,13 +269,21 @@ impl Agent {
             rows,
             health: self.health.clone(),
             shown: self.shown.clone(),
+            gpus: self.gpus.clone(),
+            told_at: Instant::now(),
         };
         let background = TaskTracker::new();
+        if let Some(gpus) = &self.gpus {
+            background.spawn(gpus.clone().watch(end.clone()));
+        }
         background.spawn(beat.run(end.clone()));
         background.spawn(scheduler::run(self.scheduler.clone(), self.record.clone(), end.clone()));
         background.spawn(beat::sweep(Arc::clone(&self.host), self.record.clone(), self.shown.clone(), end.clone()));
         let (keeper, keep_until) = (Arc::clone(self.host.keeper()), end.clone());
         background.spawn(async move { keeper.run(keep_until).await });
+        let busy = Arc::clone(&self.host);
+        let is_busy = move || !busy.keeper().held().is_empty();
+        self.ecs.start(&background, is_busy, self.stopper.drain.clone(), &end);
         background.close();
 
         let running = TaskTracker::new();
@@ -240,6 +293,10 @@ impl Agent {
 
         end.cancel();
         background.wait().await;
+        if let Some(gpus) = &self.gpus {
+            // What is not clean by then is looked at by the next agent: the note in its lock file says how.
+            let _ = tokio::time::timeout(LAST_PHASE_MAX, gpus.close()).await;
+        }
         if let Err(error) = self.backend.workers().leave(&self.record.id, &self.record.instance).await {
             tracing::warn!(error = %error, "cannot remove the worker's row; it counts as gone after a while");
         }
@@ -271,6 +328,7 @@ impl Agent {
             running: running.clone(),
             drain: drain.clone(),
             health: self.health.clone(),
+            gpus: self.gpus.clone(),
         };
         feeder.run().await;
         self.health.receives_no_more();
@@ -319,7 +377,7 @@ async fn reconcile(backend: &dyn Backend, config: &Config) -> Result<(), StoreEr
     Ok(())
 }
 
-/// The queues this worker feeds: known ones, and of those that want GPUs the ones that may run without.
+/// The queues this worker is to feed, whatever devices there are.
 fn queues_of(config: &Config, worker: &WorkerConfig, feed_lambda: bool) -> Result<Vec<Arc<QueueConfig>>, AgentError> {
     for queue in &worker.queues {
         if config.queue(queue).is_none() {
@@ -327,13 +385,43 @@ fn queues_of(config: &Config, worker: &WorkerConfig, feed_lambda: bool) -> Resul
             return Err(AgentError::UnknownQueue(queue.clone(), known.join(", ")));
         }
     }
-    let (served, waiting): (Vec<&QueueConfig>, Vec<&QueueConfig>) = config
-        .queues_of(worker, feed_lambda)
-        .partition(|queue| queue.gpus == 0 || queue.without_gpu == WithoutGpu::Cpu);
-    for queue in waiting {
-        tracing::warn!(queue.name = %queue.name, "queue {} wants {} GPUs and this worker has none: it is not served", queue.name, queue.gpus);
-    }
-    Ok(served.into_iter().map(|queue| Arc::new(queue.clone())).collect())
+    Ok(config.queues_of(worker, feed_lambda).map(|queue| Arc::new(queue.clone())).collect())
+}
+
+/// The machine's devices, where one of the queues wants some.
+async fn pool_for(
+    queues: &[Arc<QueueConfig>],
+    source: Option<Arc<dyn GpuSource>>,
+    folder: PathBuf,
+    taker: Taker,
+) -> Result<Option<GpuPool>, NoGuard> {
+    let Some(source) = source.filter(|_| queues.iter().any(|queue| queue.gpus > 0)) else { return Ok(None) };
+    GpuPool::open(PoolParts { source, folder, taker }).await
+}
+
+/// The queues that are fed: those that ask for GPUs with devices that fit, or on the CPU where they allow it.
+fn served(queues: &[Arc<QueueConfig>], gpus: Option<&GpuPool>) -> Vec<Arc<QueueConfig>> {
+    let is_served = |queue: &&Arc<QueueConfig>| match GpuPool::serving(gpus, queue) {
+        Serving::Gpus(_) => true,
+        Serving::Cpu => {
+            if let Some(ask) = GpuAsk::of(queue) {
+                tracing::info!(queue.name = %queue.name, "queue {} asks for {ask}, and this worker has no such device: it is served on the CPU", queue.name);
+            }
+            true
+        }
+        Serving::Not => {
+            let ask = GpuAsk::of(queue).map(|ask| ask.to_string()).unwrap_or_default();
+            tracing::warn!(queue.name = %queue.name, "queue {} asks for {ask}, and this worker has no such device: it is not served", queue.name);
+            false
+        }
+    };
+    queues.iter().filter(is_served).cloned().collect()
+}
+
+/// What the queues ask of devices, but for those that are served on the CPU.
+fn asks_of(queues: &[Arc<QueueConfig>], gpus: Option<&GpuPool>) -> BTreeMap<QueueName, GpuAsk> {
+    let asking = queues.iter().filter(|queue| GpuPool::serving(gpus, queue) != Serving::Cpu);
+    asking.filter_map(|queue| Some((queue.name.clone(), GpuAsk::of(queue)?))).collect()
 }
 
 /// What the queue must be like. A message that is received again and again without an end moves aside;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rhubarb_core::{
@@ -17,7 +17,7 @@ use rhubarb_telemetry::metrics::WorkerShown;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{gauges::Looks, health::Health};
+use crate::{gauges::Looks, gpu::GpuPool, health::Health};
 
 /// How often a worker writes its row and reads what the store says about queues.
 pub(crate) const EVERY: Duration = Duration::from_secs(1);
@@ -38,6 +38,9 @@ pub(crate) struct Beat {
     pub(crate) rows: watch::Sender<BTreeMap<QueueName, QueueRow>>,
     pub(crate) health: Health,
     pub(crate) shown: Option<Arc<WorkerShown>>,
+    pub(crate) gpus: Option<GpuPool>,
+    /// When the metrics were last told of the GPUs.
+    pub(crate) told_at: Instant,
 }
 
 impl Beat {
@@ -63,9 +66,15 @@ impl Beat {
         self.record.functions = self.host.functions().health();
         self.record.tasks = self.host.functions().said();
         self.record.holds = self.host.keeper().held();
+        if let Some(gpus) = &self.gpus {
+            self.record.gpus = gpus.snapshot();
+        }
         self.backend.workers().beat(&self.record).await?;
         if let Some(shown) = &self.shown {
             shown.heartbeat(Timestamp::from_system(SystemTime::now()).as_millis());
+            if let Some(gpus) = &self.gpus {
+                shown.gpus(gpus.readings(), std::mem::replace(&mut self.told_at, Instant::now()).elapsed());
+            }
         }
         let rows = self.backend.tasks().queues().await?;
         let rows: BTreeMap<QueueName, QueueRow> = rows.into_iter().map(|row| (row.queue.clone(), row)).collect();

@@ -12,8 +12,10 @@
 
 pub mod agent;
 mod beat;
+mod ecs;
 mod feeder;
 mod gauges;
+pub mod gpu;
 pub mod health;
 pub mod page;
 pub mod programs;

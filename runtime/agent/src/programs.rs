@@ -135,7 +135,9 @@ fn environment(function: &FunctionConfig, vars: &[(OsString, OsString)]) -> Vec<
             || name.as_encoded_bytes().starts_with(INHERITED_PREFIX)
     };
     let inherited = vars.iter().filter(|(name, _)| is_allowed(name));
+    // A process that holds no device sees none; one that does is given its own when it starts.
+    let no_gpus = [(OsString::from("CUDA_VISIBLE_DEVICES"), OsString::new())];
     let own = function.env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
     // What the function's section says comes last and so wins.
-    inherited.cloned().chain(own).collect()
+    inherited.cloned().chain(no_gpus).chain(own).collect()
 }

@@ -1,10 +1,12 @@
 //! The functions of one worker: how their processes are started, kept warm, shared and replaced.
 //!
 //! A function that cannot start is tried again with a growing pause; what it said goes to the tasks
-//! that needed it. Processes that die are not returned to the pool.
+//! that needed it. Processes that die are not returned to the pool. A process that has GPUs is started for one
+//! invocation and never shared; its devices are let go when it has been reaped.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ffi::OsString,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -14,13 +16,14 @@ use std::{
 
 use rhubarb_core::{
     config::FunctionConfig,
+    gpu::GpuHold,
     ids::{FunctionName, TaskId, TaskName},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     measure,
-    process::{FunctionProcess, OnLine, ProcessSpec},
+    process::{ExitStatus, FunctionProcess, OnLine, ProcessSpec, with_variable},
     routes::{ProcessRoutes, Shared},
 };
 
@@ -59,6 +62,12 @@ struct Health {
     error: String,
 }
 
+/// GPUs for one process.
+pub type Hold = Arc<dyn GpuHold>;
+
+/// What marks a process that has GPUs, and every process that it starts: those that outlive it are found by this.
+const MARK: &str = "RHUBARB_GPU_HOLD";
+
 /// A function process of the pool.
 pub struct Child {
     /// The process.
@@ -68,6 +77,15 @@ pub struct Child {
     tasks: AtomicU32,
     busy: AtomicU32,
     killed: AtomicBool,
+    gpus: Option<Gpus>,
+}
+
+/// The GPUs of a process.
+struct Gpus {
+    /// Let go when the process has been reaped.
+    hold: Mutex<Option<Hold>>,
+    mark: String,
+    reaped: CancellationToken,
 }
 
 /// Why there is no process for a task.
@@ -77,6 +95,8 @@ pub enum NoProcess {
     CannotStart(String),
     /// It failed a moment ago and is tried again after this pause.
     Pausing(Duration, String),
+    /// The devices that it was to have cannot be used.
+    NoDevice(String),
 }
 
 impl Child {
@@ -90,6 +110,38 @@ impl Child {
     #[must_use]
     pub fn was_killed(&self) -> bool {
         self.killed.load(Relaxed)
+    }
+
+    /// Waits until the process, if it has GPUs, was reaped.
+    pub(crate) async fn reaped(&self) {
+        if let Some(gpus) = &self.gpus {
+            gpus.reaped.cancelled().await;
+        }
+    }
+}
+
+impl Gpus {
+    /// What the process is given, in place of anything else that is said about its devices.
+    fn variables(&self, hold: &Hold) -> [(OsString, OsString); 3] {
+        let pair = |name: &str, value: String| (OsString::from(name), OsString::from(value));
+        [
+            pair("CUDA_VISIBLE_DEVICES", hold.uuids().join(",")),
+            pair("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()),
+            pair(MARK, self.mark.clone()),
+        ]
+    }
+
+    /// Lets the devices go. `left` are processes that are known to have outlived the process group.
+    fn let_go(&self, mut left: Vec<u32>) {
+        left.extend(with_variable(MARK, &self.mark));
+        let hold = self.hold.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(hold) = hold {
+            if !left.is_empty() {
+                tracing::warn!(processes = ?left, "processes {left:?} outlive the function that had GPUs");
+                hold.outlived_by(&left);
+            }
+            self.reaped.cancel();
+        }
     }
 }
 
@@ -146,15 +198,21 @@ impl Functions {
         self.pool().said.clone()
     }
 
-    /// Finds or starts a process with room for one invocation.
+    /// Finds or starts a process with room for one invocation. With GPUs it is always a new one, and ends after it.
     ///
     /// # Errors
     ///
     /// The function cannot be started.
-    pub async fn place(self: &Arc<Self>, function: &FunctionName, tasks_max: Option<u32>) -> Result<Place, NoProcess> {
-        let child = match self.warm(function) {
+    pub async fn place(
+        self: &Arc<Self>,
+        function: &FunctionName,
+        tasks_max: Option<u32>,
+        hold: Option<&Hold>,
+    ) -> Result<Place, NoProcess> {
+        let warm = if hold.is_some() { None } else { self.warm(function) };
+        let child = match warm {
             Some(child) => child,
-            None => self.start(function).await?,
+            None => self.start(function, hold).await?,
         };
         Ok(Place { child, functions: Arc::clone(self), function: function.clone(), tasks: 0, tasks_max })
     }
@@ -164,19 +222,34 @@ impl Functions {
         let mut pool = self.pool();
         let children = pool.children.get_mut(function)?;
         children.retain(|child| !child.process.exited() && !child.was_killed());
-        let child = children.iter().rev().find(|child| child.busy.load(Relaxed) < in_flight)?;
+        let has_room = |child: &&Arc<Child>| child.gpus.is_none() && child.busy.load(Relaxed) < in_flight;
+        let child = children.iter().rev().find(has_room)?;
         child.busy.fetch_add(1, Relaxed);
         Some(Arc::clone(child))
     }
 
-    async fn start(&self, function: &FunctionName) -> Result<Arc<Child>, NoProcess> {
+    async fn start(&self, function: &FunctionName, hold: Option<&Hold>) -> Result<Arc<Child>, NoProcess> {
         let Some(spec) = self.specs.get(function) else {
             return Err(NoProcess::CannotStart(format!("this worker has no function `{function}`")));
         };
         self.check_pause(function)?;
+        let (gpus, process) = match hold {
+            None => (None, Arc::clone(&spec.process)),
+            Some(hold) => {
+                hold.begin().await.map_err(NoProcess::NoDevice)?;
+                let gpus = Gpus {
+                    hold: Mutex::new(Some(Arc::clone(hold))),
+                    mark: uuid::Uuid::now_v7().to_string(),
+                    reaped: CancellationToken::new(),
+                };
+                let mut process = ProcessSpec::clone(&spec.process);
+                process.env.extend(gpus.variables(hold));
+                (Some(gpus), Arc::new(process))
+            }
+        };
         let routes = Arc::new(ProcessRoutes::new(Arc::clone(&self.shared)));
         let on_line = self.on_line(function, &routes);
-        match FunctionProcess::start_heard(Arc::clone(&spec.process), Arc::clone(&routes) as _, on_line).await {
+        match FunctionProcess::start_heard(process, Arc::clone(&routes) as _, on_line).await {
             Ok(process) => {
                 measure::function_started(function, true);
                 tracing::debug!(function.name = %function, process.id = process.id(), "started a process of function {function}");
@@ -186,6 +259,7 @@ impl Functions {
                     tasks: AtomicU32::new(0),
                     busy: AtomicU32::new(1),
                     killed: AtomicBool::new(false),
+                    gpus,
                 });
                 let mut pool = self.pool();
                 pool.health.remove(function);
@@ -197,6 +271,9 @@ impl Functions {
             }
             Err(error) => {
                 let error = error.to_string();
+                if let Some(gpus) = &gpus {
+                    gpus.let_go(Vec::new());
+                }
                 measure::function_started(function, false);
                 tracing::error!(function.name = %function, error = %error, "cannot start function {function}");
                 self.note_failure(function, &error);
@@ -240,7 +317,8 @@ impl Functions {
         let child = &place.child;
         let tasks = child.tasks.fetch_add(place.tasks, Relaxed) + place.tasks;
         let busy = child.busy.fetch_sub(1, Relaxed) - 1;
-        let worn = place.tasks_max.is_some_and(|max| tasks >= max) || child.process.over_memory();
+        let worn =
+            child.gpus.is_some() || place.tasks_max.is_some_and(|max| tasks >= max) || child.process.over_memory();
         if busy > 0 || !(worn || child.was_killed() || child.process.exited()) {
             return;
         }
@@ -254,7 +332,14 @@ impl Functions {
 
     fn retire(&self, function: &FunctionName, child: Arc<Child>) {
         let grace = self.specs.get(function).map_or(Duration::ZERO, |spec| spec.config.shutdown_grace);
-        self.ending.spawn(async move { child.process.stop(grace).await });
+        self.ending.spawn(async move {
+            let report = child.process.stop(grace).await;
+            if let Some(gpus) = &child.gpus {
+                let mut left = report.left_behind;
+                left.extend((report.status == ExitStatus::NotReaped).then(|| child.process.id()));
+                gpus.let_go(left);
+            }
+        });
     }
 
     /// Ends every process: asked first, killed after its grace. Returns when all are reaped.

@@ -306,7 +306,7 @@ fn workers() -> Vec<Key> {
                 "max_tasks_per_child",
                 whole(),
                 "1 for queues with GPUs, else no limit".into(),
-                "after how many tasks a function process is replaced",
+                "after how many tasks a function process is replaced; one that holds a GPU always ends with its task",
             ),
             (
                 "max_memory_per_child",
@@ -326,6 +326,12 @@ fn workers() -> Vec<Key> {
                 duration(),
                 shown(GRACE_DEFAULT),
                 "how long running attempts may go on after a stop; keep it under the platform's kill delay, which `RHUBARB_KILL_DELAY` tells the agent to check",
+            ),
+            (
+                "gpu_locks",
+                path(),
+                "/run/lock/rhubarb-gpus".into(),
+                "the folder by which all agents of a machine, containers too, keep off each other's GPUs; also `RHUBARB_GPU_LOCKS`",
             ),
         ],
     )

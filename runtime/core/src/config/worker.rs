@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     bounds::{
-        CONCURRENCY, GRACE, GRACE_DEFAULT, MEMORY, PREFETCH, PREFETCH_DEFAULT, TASKS_PER_CHILD, WEIGHT, WEIGHT_DEFAULT,
+        CONCURRENCY, GRACE, GRACE_DEFAULT, MEMORY, PATH_CHARS_MAX, PREFETCH, PREFETCH_DEFAULT, TASKS_PER_CHILD, WEIGHT, WEIGHT_DEFAULT,
     },
     route::default_queue,
     sheet::Table,
     units::ByteSize,
-    value::{distinct, duration, name, size, text_as, whole},
+    value::{distinct, duration, line, name, size, text_as, whole},
 };
 use crate::ids::{QueueName, WorkerName};
 
@@ -34,6 +34,8 @@ pub struct WorkerConfig {
     pub weights: BTreeMap<QueueName, u32>,
     /// How long running attempts may go on after the agent was asked to stop.
     pub grace: Duration,
+    /// The folder that all agents of the machine share to keep each other off their GPUs.
+    pub gpu_locks: Option<String>,
 }
 
 impl WorkerConfig {
@@ -49,6 +51,7 @@ impl WorkerConfig {
             prefetch: PREFETCH_DEFAULT,
             weights: BTreeMap::new(),
             grace: GRACE_DEFAULT,
+            gpu_locks: None,
         }
     }
 
@@ -68,6 +71,7 @@ pub(super) fn read(worker: WorkerName, table: &Table<'_, '_>) -> WorkerConfig {
         prefetch: table.read("prefetch", whole(PREFETCH)).unwrap_or(PREFETCH_DEFAULT),
         weights: table.map("weights", name, whole(WEIGHT)).into_iter().collect(),
         grace: table.read("grace", duration(GRACE)).unwrap_or(GRACE_DEFAULT),
+        gpu_locks: table.read("gpu_locks", text_as(line(PATH_CHARS_MAX))),
         ..WorkerConfig::new(worker, queues.unwrap_or_else(|| vec![default_queue()]))
     }
 }

@@ -50,10 +50,22 @@ impl GpuLedger {
         all
     }
 
+    /// Adds a device that has come, free. One that is known stays as it stands.
+    pub fn add(&mut self, device: GpuDevice) {
+        let uuid = device.uuid.clone();
+        self.entries.entry(uuid).or_insert(Entry { device, state: GpuState::Free, share: 1 });
+    }
+
     /// Leases the devices that are asked for, all or none. Of those that fit, the smallest are taken, and of shared
     /// ones those that are shared already: what is left free serves the largest ask.
     pub fn lease(&mut self, id: GpuLeaseId, ask: &GpuAsk) -> Option<Vec<String>> {
-        let mut open: Vec<&Entry> = self.entries.values().filter(|entry| entry.is_open_to(id, ask)).collect();
+        self.lease_of(id, ask, |_| true)
+    }
+
+    /// As [`Self::lease`], of those devices alone that `may` be used.
+    pub fn lease_of(&mut self, id: GpuLeaseId, ask: &GpuAsk, may: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+        let is_open = |entry: &&Entry| entry.is_open_to(id, ask) && may(&entry.device.uuid);
+        let mut open: Vec<&Entry> = self.entries.values().filter(is_open).collect();
         open.sort_by_key(|entry| (entry.state == GpuState::Free, entry.device.memory, entry.device.index));
         let count = usize::try_from(ask.count).ok()?;
         if open.len() < count {
@@ -72,6 +84,17 @@ impl GpuLedger {
         Some(uuids)
     }
 
+    /// Takes one device out of a lease; no process had it yet.
+    pub fn put_one_back(&mut self, id: GpuLeaseId, uuid: &str) {
+        if let Some(entry) = self.entries.get_mut(uuid)
+            && let GpuState::Held(holders) = &mut entry.state
+            && holders.remove(&id)
+            && holders.is_empty()
+        {
+            entry.state = GpuState::Free;
+        }
+    }
+
     /// Ends a lease. Returns the devices that nobody holds any more; they are to be looked at, and then
     /// [`Self::release`]d or [`Self::quarantine`]d. `used` is false where no process ever had them: those are free at
     /// once.
@@ -85,6 +108,18 @@ impl GpuLedger {
             }
         }
         left
+    }
+
+    /// Sets a free device apart to be looked at. Returns whether it was free.
+    pub fn set_apart(&mut self, uuid: &str) -> bool {
+        let free = self.entries.get_mut(uuid).filter(|entry| entry.state == GpuState::Free);
+        free.map(|entry| entry.state = GpuState::Checking).is_some()
+    }
+
+    /// How a device stands; none where it is not known.
+    #[must_use]
+    pub fn state(&self, uuid: &str) -> Option<&GpuState> {
+        self.entries.get(uuid).map(|entry| &entry.state)
     }
 
     /// Brings a device back that was looked at or quarantined. One that is held stays held.
@@ -199,6 +234,22 @@ mod tests {
         assert!(ledger.lease(2, &ask(1)).is_some());
         ledger.put_back(2, false);
         assert!(ledger.lease(3, &ask(1)).is_some());
+    }
+
+    #[test]
+    fn a_lease_may_put_some_of_its_devices_back_and_only_those_that_may_be_used_are_leased() {
+        let mut ledger = GpuLedger::new([device(0, 24), device(1, 24)]);
+        assert_eq!(ledger.lease_of(1, &ask(1), |uuid| uuid != "GPU-0"), Some(vec!["GPU-1".into()]));
+        ledger.put_back(1, false);
+        ledger.lease(2, &ask(2)).unwrap();
+        ledger.put_one_back(2, "GPU-0");
+        ledger.put_one_back(9, "GPU-1");
+        assert_eq!((ledger.state("GPU-0"), ledger.holders("GPU-1")), (Some(&GpuState::Free), vec![2]));
+        assert!(ledger.set_apart("GPU-0") && !ledger.set_apart("GPU-1"));
+        assert_eq!(ledger.lease(3, &ask(1)), None, "what is looked at is not leased");
+        ledger.add(device(2, 24));
+        ledger.add(device(1, 24));
+        assert_eq!(ledger.lease(3, &ask(1)), Some(vec!["GPU-2".into()]));
     }
 
     #[test]

@@ -80,8 +80,12 @@ pub trait GpuHold: fmt::Debug + Send + Sync {
     /// The devices by UUID, as the function's `CUDA_VISIBLE_DEVICES` names them.
     fn uuids(&self) -> &[String];
 
-    /// Notes that a process is about to be given them: from now on they are looked at before they go to the next.
-    fn begin(&self);
+    /// Reads them before a process is given them: to this they must come back before they go to the next.
+    ///
+    /// # Errors
+    ///
+    /// One of them no longer answers, with the reason for the task's history. Such an attempt counts as interrupted.
+    async fn begin(&self) -> Result<(), String>;
 
     /// What they have done since the hold began, as far as they were read.
     fn usage(&self) -> Vec<GpuUsage>;

@@ -10,8 +10,8 @@ use rhubarb_core::{
 use super::Held;
 use crate::attempt::Attempt;
 
-pub(super) fn event_of(group: &[Held], arn: &str) -> String {
-    let infos: Vec<AttemptInfo<'_>> = group.iter().map(|held| info(&held.attempt)).collect();
+pub(super) fn event_of(group: &[Held], arn: &str, gpus: &[String]) -> String {
+    let infos: Vec<AttemptInfo<'_>> = group.iter().map(|held| info(&held.attempt, gpus)).collect();
     let traces: Vec<Trace> = group.iter().map(|held| held.attempt.span.trace().unwrap_or_default()).collect();
     let records: Vec<Record<'_>> = group
         .iter()
@@ -37,7 +37,7 @@ pub(super) fn event_of(group: &[Held], arn: &str) -> String {
     contract::event(&records)
 }
 
-fn info(attempt: &Attempt) -> AttemptInfo<'_> {
+fn info<'a>(attempt: &'a Attempt, gpus: &'a [String]) -> AttemptInfo<'a> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     AttemptInfo {
         v: contract::VERSION,
@@ -47,7 +47,7 @@ fn info(attempt: &Attempt) -> AttemptInfo<'_> {
         fence: attempt.won.row.fence.0,
         timeout_ms: millis(attempt.policy.timeout),
         soft_timeout_ms: millis(attempt.policy.soft_timeout),
-        gpus: Cow::Borrowed(&[]),
+        gpus: Cow::Borrowed(gpus),
         checkpoint: attempt.won.row.checkpoint.is_some(),
     }
 }

@@ -29,7 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::clock::Cut;
 use crate::{
     attempt::{Attempt, Stop},
-    functions::{FunctionSpec, Functions},
+    functions::{FunctionSpec, Functions, Hold},
     judge,
     keeper::{Keeper, Kept},
     listener::Listener,
@@ -92,6 +92,22 @@ pub struct Batch {
     bell: Arc<Notify>,
 }
 
+impl Batch {
+    /// How many GPUs its task asks for, where that is fewer than its queue gives.
+    #[must_use]
+    pub fn gpus_asked(&self) -> Option<u32> {
+        let asked = self.held.first()?.attempt.envelope.gpus;
+        asked.filter(|asked| *asked < self.queue.gpus)
+    }
+}
+
+/// What an invocation is given by the place that it runs in.
+#[derive(Default)]
+struct Room {
+    cut: Option<Cut>,
+    hold: Option<Hold>,
+}
+
 impl Host {
     /// A host of these parts; nothing is started.
     #[must_use]
@@ -136,7 +152,7 @@ impl Host {
     pub async fn warm_up(&mut self) {
         let names: Vec<FunctionName> = self.routes.values().flat_map(|routes| routes.functions().to_vec()).collect();
         let names: std::collections::BTreeSet<FunctionName> = names.into_iter().collect();
-        let starts = names.iter().map(|name| self.functions.place(name, None));
+        let starts = names.iter().map(|name| self.functions.place(name, None, None));
         // A failure is kept in the function's health and said where a task needs it.
         futures::future::join_all(starts).await;
         for (function, tasks) in self.functions.said() {
@@ -158,21 +174,26 @@ impl Host {
 
     /// Runs a batch. Returns when its slot is free again; settling goes on behind it.
     pub async fn run(&self, batch: Batch) {
-        self.run_within(batch, None).await;
+        self.run_within(batch, None, None).await;
     }
 
     /// Runs a batch in a place whose time is up at `cut`: what has not ended by then goes back and spends no
     /// attempt. Returns when its slot is free again; settling goes on behind it.
     pub async fn run_until(&self, batch: Batch, cut: Cut) {
-        self.run_within(batch, Some(cut)).await;
+        self.run_within(batch, Some(cut), None).await;
     }
 
-    async fn run_within(&self, batch: Batch, cut: Option<Cut>) {
+    /// Runs a batch of one task in a process of its own that has these GPUs. They are let go when it has been reaped.
+    pub async fn run_on(&self, batch: Batch, hold: Hold) {
+        self.run_within(batch, None, Some(hold)).await;
+    }
+
+    async fn run_within(&self, batch: Batch, cut: Option<Cut>, hold: Option<Hold>) {
         for (function, group) in self.group(&batch.queue, batch.held).await {
             if cut.is_some_and(|cut| Instant::now() >= cut.tell) {
                 self.settle_unbegun(group).await;
             } else {
-                self.invoke(&batch.queue, &function, group, cut, &batch.bell).await;
+                self.invoke(&batch.queue, &function, group, Room { cut, hold: hold.clone() }, &batch.bell).await;
             }
         }
     }

@@ -28,16 +28,16 @@ pub(super) type Settling = (Held, Outcome, Log);
 
 impl Host {
     pub(super) async fn settle(&self, settlements: Vec<Settling>) {
-        self.judge_and_settle(|| settlements).await;
+        self.judge_and_settle(async { settlements }).await;
     }
 
     /// Judges and writes outcomes in the background; waits only where too many are under way.
-    pub(super) async fn judge_and_settle(&self, judge: impl FnOnce() -> Vec<Settling> + Send + 'static) {
+    pub(super) async fn judge_and_settle(&self, judge: impl Future<Output = Vec<Settling>> + Send + 'static) {
         // The semaphore is never closed.
         let room = Arc::clone(&self.settle_room).acquire_owned().await.ok();
         let shared = Arc::clone(&self.shared);
         self.settling.spawn(async move {
-            settle(&shared, judge()).await;
+            settle(&shared, judge.await).await;
             drop(room);
         });
     }

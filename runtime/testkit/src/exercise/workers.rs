@@ -30,6 +30,7 @@ pub async fn workers(workers: &dyn Workers, time: &dyn Clockwork) {
     an_older_instance_cannot_take_a_newer_one_away(workers, time).await;
     a_role_has_one_holder(workers).await;
     a_role_that_is_not_kept_is_free(workers, time).await;
+    a_role_that_is_held_for_no_time_at_all_is_free(workers).await;
 }
 
 fn new_worker(time: &dyn Clockwork) -> WorkerRecord {
@@ -181,4 +182,14 @@ async fn a_role_that_is_not_kept_is_free(workers: &dyn Workers, time: &dyn Clock
     time.advance(2 * SECOND).await;
     assert!(workers.hold_role(&role, &two, "2", SILENT_AFTER).await.unwrap());
     assert!(!workers.hold_role(&role, &one, "1", SILENT_AFTER).await.unwrap());
+}
+
+/// That is how it is given up before its time.
+async fn a_role_that_is_held_for_no_time_at_all_is_free(workers: &dyn Workers) {
+    let role = unique("role");
+    let [one, two] = ["one", "two"].map(|name| WorkerId::new(&unique(name)).unwrap());
+    assert!(workers.hold_role(&role, &one, "1", SILENT_AFTER).await.unwrap());
+    assert!(workers.hold_role(&role, &one, "1", Duration::ZERO).await.unwrap());
+    assert!(workers.hold_role(&role, &two, "2", SILENT_AFTER).await.unwrap());
+    assert!(!workers.hold_role(&role, &one, "1", Duration::ZERO).await.unwrap(), "it is another's by now");
 }
