@@ -3,17 +3,23 @@
 //! A pathologist's picture shows two dyes at once: brown DAB where the antibody has bound, blue
 //! hematoxylin on the nuclei. The task takes the dyes apart, decides for each piece of tissue whether it is
 //! brown, and paints its decision over the picture, so that a human can check it. Each picture's overlay is
-//! stored under a name that follows from the picture's: running again after a crash overwrites it with the same.
+//! stored under a name that follows from the picture's: running again after a crash overwrites it with the same. A task to
+//! which a GPU was leased measures there, every other one on the processor, with the same numbers.
 
+mod cuda;
 mod picture;
 mod stains;
 mod tissue;
 
+use std::sync::Arc;
+
+use ::cuda::CudaError;
 use bytes::Bytes;
 use rhubarb::{Context, ContextError, Task, TaskError};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
+pub use cuda::{KERNELS, Measurer};
 pub use picture::{PictureError, read_picture, write_picture};
 pub use stains::{Stain, deconvolve, stained_with};
 pub use tissue::{Quantified, quantify};
@@ -46,6 +52,14 @@ impl Task for QuantifyTissue {
 pub struct QuantifiedTissue {
     /// One for each picture.
     pub images: Vec<TissueReport>,
+    /// Where they were measured: the GPU's name, or `cpu`.
+    #[serde(default = "cpu")]
+    pub device: String,
+}
+
+/// Where everything was measured before results told it.
+fn cpu() -> String {
+    "cpu".to_owned()
 }
 
 /// What was measured in one picture.
@@ -75,27 +89,49 @@ pub async fn quantify_tissue(task: QuantifyTissue, cx: Context) -> Result<Quanti
         let many = pictures.len();
         return Err(TaskError::fatal(format!("`images` names {many} pictures: use {IMAGES_MAX} at most")));
     }
+    let measurer = measurer(&cx).await?;
     let total = pictures.len();
     let mut images = Vec::with_capacity(total);
     for name in pictures {
         if cx.is_cancelled() {
             return Err(TaskError::cancelled());
         }
-        images.push(measure(name, &cx).await?);
+        images.push(measure(name, measurer.as_ref(), &cx).await?);
         cx.progress(images.len(), total).await?;
     }
-    Ok(QuantifiedTissue { images })
+    let device = measurer.map_or_else(cpu, |measurer| measurer.name().to_owned());
+    Ok(QuantifiedTissue { images, device })
+}
+
+/// The GPU that was leased to this task, if one was. One that cannot be used is not exchanged for the processor behind the
+/// user's back; the next attempt may have another.
+async fn measurer(cx: &Context) -> Result<Option<Arc<Measurer>>, TaskError> {
+    if cx.gpus().is_empty() {
+        return Ok(None);
+    }
+    // On a thread of its own: starting CUDA takes a while.
+    Ok(Some(Arc::new(spawn_blocking(Measurer::open).await?.map_err(unusable)?)))
+}
+
+fn unusable(error: CudaError) -> TaskError {
+    TaskError::retry(format!("a GPU was leased for this task and cannot be used: {error}")).kind("gpu")
 }
 
 /// Measures one picture, and stores its overlay.
-async fn measure(image: String, cx: &Context) -> Result<TissueReport, TaskError> {
+async fn measure(image: String, measurer: Option<&Arc<Measurer>>, cx: &Context) -> Result<TissueReport, TaskError> {
     let bytes = picture(&image, cx).await?;
+    let (name, measurer) = (image.clone(), measurer.cloned());
     let measured = spawn_blocking(move || {
-        let found = quantify(&read_picture(&bytes)?);
-        write_picture(&found.overlay).map(|overlay| (found, overlay))
+        let unreadable = |source| TaskError::fatal(Unreadable { image: name.clone(), source });
+        let picture = read_picture(&bytes).map_err(unreadable)?;
+        let found = match measurer {
+            Some(measurer) => measurer.quantify(&picture).map_err(unusable)?,
+            None => quantify(&picture),
+        };
+        let overlay = write_picture(&found.overlay).map_err(unreadable)?;
+        Ok::<_, TaskError>((found, overlay))
     });
-    let (found, overlay) =
-        measured.await?.map_err(|source| TaskError::fatal(Unreadable { image: image.clone(), source }))?;
+    let (found, overlay) = measured.await??;
     let key = format!("overlays/{image}");
     cx.blobs().put(&key, overlay).await.map_err(final_if_invalid)?;
     Ok(TissueReport {
@@ -150,6 +186,19 @@ mod tests {
         assert!((report.stained_percent.unwrap() - 48.35).abs() < 0.5, "{report:?}");
         let overlay = read_picture(&host.blob("overlays/ihc.png").unwrap()).unwrap();
         assert_eq!(overlay.dimensions(), (512, 512));
+        assert_eq!(output.device, "cpu");
+    }
+
+    #[tokio::test]
+    async fn a_leased_gpu_that_cannot_be_used_is_an_error_and_not_the_processor() {
+        if let Ok(measurer) = Measurer::open() {
+            println!("skipped: CUDA starts here, on {}", measurer.name());
+            return;
+        }
+        let refusal = Host::new().with_gpus(["GPU-1"]).run(quantify_tissue, pictures(&[])).await.unwrap_err();
+        assert!(matches!(refusal, TaskError::Retry { .. }));
+        let told = refusal.to_string();
+        assert!(told.starts_with("a GPU was leased for this task and cannot be used: CUDA cannot start"), "{told}");
     }
 
     #[tokio::test]

@@ -46,6 +46,11 @@ pub fn deconvolve(pixel: [u8; 3]) -> [f64; 3] {
     (*AMOUNTS * DVec3::from(optical_density(pixel))).into()
 }
 
+/// How much of a dye a pixel holds for each unit of density of red, green and blue.
+pub(crate) fn amounts_of(stain: Stain) -> [f64; 3] {
+    AMOUNTS.row(stain as usize).into()
+}
+
 /// The pixel that holds these amounts of the dyes, by [`Stain`].
 pub fn stained_with(amounts: [f64; 3]) -> [u8; 3] {
     let density: [f64; 3] = (*DENSITIES * DVec3::from(amounts)).into();

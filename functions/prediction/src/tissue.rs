@@ -5,16 +5,20 @@ use image::{Rgb, RgbImage};
 use crate::stains::{Stain, deconvolve, optical_density};
 
 /// The mean optical density from which on a pixel is tissue. Empty glass has about 0.035.
-const TISSUE_DENSITY_MIN: f64 = 0.05;
+pub(crate) const TISSUE_DENSITY_MIN: f64 = 0.05;
 /// DAB below this is never called stained. A threshold that divides any picture in two would otherwise
 /// find stained tissue in one that nobody has stained.
 const DAB_MIN: f64 = 0.15;
 /// The amount of DAB that the highest of the 256 levels stands for.
-const DAB_MAX: f64 = 2.4;
+pub(crate) const DAB_MAX: f64 = 2.4;
 /// What stained tissue is tinted with.
-const TINT: Rgb<u8> = Rgb([0, 255, 80]);
+pub(crate) const TINT: Rgb<u8> = Rgb([0, 255, 80]);
+
+/// How many levels of DAB are told apart.
+pub(crate) const LEVELS: usize = 256;
 
 /// What was found in a picture.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Quantified {
     /// The share of the picture that is tissue.
     pub tissue: f64,
@@ -30,34 +34,58 @@ pub struct Quantified {
 ///
 /// The threshold is the one that divides the tissue's DAB best in two (Otsu, 1979), by the picture's own light.
 pub fn quantify(picture: &RgbImage) -> Quantified {
-    let levels: Vec<u8> = picture.pixels().filter(|pixel| is_tissue(pixel)).map(dab_level).collect();
-    let tissue = levels.len();
-    let threshold = otsu_level(&levels).max(to_level(DAB_MIN));
-    let is_stained = |level: u8| level > threshold;
-    let stained = levels.into_iter().filter(|&level| is_stained(level)).count();
-
+    let mut histogram = Histogram::default();
+    for pixel in picture.pixels().filter(|pixel| is_tissue(pixel)) {
+        histogram.0[usize::from(dab_level(pixel))] += 1;
+    }
+    let threshold = histogram.threshold();
     let mut overlay = picture.clone();
     for pixel in overlay.pixels_mut() {
-        if is_tissue(pixel) && is_stained(dab_level(pixel)) {
+        if is_tissue(pixel) && dab_level(pixel) > threshold {
             *pixel = tinted(*pixel);
         }
     }
-    let share = |part: usize, whole: usize| (whole > 0).then(|| part as f64 / whole as f64);
-    Quantified {
-        tissue: share(tissue, picture.pixels().len()).unwrap_or(0.0),
-        stained: share(stained, tissue),
-        threshold: f64::from(threshold) * DAB_MAX / 255.0,
-        overlay,
+    histogram.conclude(overlay)
+}
+
+/// How much of the tissue has each level of DAB.
+pub(crate) struct Histogram([u32; LEVELS]);
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self([0; LEVELS])
+    }
+}
+
+impl Histogram {
+    /// Adds counts of each level.
+    pub(crate) fn add(&mut self, counts: &[u32]) {
+        self.0.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+
+    /// The level above which tissue counts as stained.
+    pub(crate) fn threshold(&self) -> u8 {
+        otsu_level(&self.0).max(to_level(DAB_MIN))
+    }
+
+    /// What was found in the picture of this overlay.
+    pub(crate) fn conclude(&self, overlay: RgbImage) -> Quantified {
+        let threshold = self.threshold();
+        let sum = |counts: &[u32]| counts.iter().map(|&count| count as usize).sum::<usize>();
+        let (tissue, stained) = (sum(&self.0), sum(&self.0[usize::from(threshold) + 1..]));
+        let share = |part: usize, whole: usize| (whole > 0).then(|| part as f64 / whole as f64);
+        Quantified {
+            tissue: share(tissue, overlay.pixels().len()).unwrap_or(0.0),
+            stained: share(stained, tissue),
+            threshold: f64::from(threshold) * DAB_MAX / 255.0,
+            overlay,
+        }
     }
 }
 
 /// The level that divides these best in two: the one with the greatest variance between the two classes
 /// (Otsu, "A Threshold Selection Method from Gray-Level Histograms", 1979). Zero for none.
-fn otsu_level(levels: &[u8]) -> u8 {
-    let mut histogram = [0_u32; 256];
-    for level in levels {
-        histogram[usize::from(*level)] += 1;
-    }
+fn otsu_level(histogram: &[u32; LEVELS]) -> u8 {
     let sum_of = |part: &[u32], first: usize| -> f64 {
         part.iter().enumerate().map(|(index, count)| f64::from(*count) * (first + index) as f64).sum()
     };

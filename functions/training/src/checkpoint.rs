@@ -5,10 +5,10 @@
 
 use fastrand::Rng;
 use platform::artifact::{Reader, Writer};
-use platform::{ArtifactError, Network, TrainedOn};
+use platform::{Network, TrainedOn};
 use serde::{Deserialize, Serialize};
 
-use crate::cpu::Cpu;
+use crate::device::State;
 use crate::task::TrainModel;
 use crate::trainer::{TrainError, Trainer};
 
@@ -23,17 +23,18 @@ struct Details {
     rng: u64,
 }
 
-pub(crate) fn write(trainer: &Trainer) -> Result<Vec<u8>, ArtifactError> {
+pub(crate) fn write(trainer: &Trainer) -> Result<Vec<u8>, TrainError> {
     let mut writer = Writer::default();
-    trainer.device.network().write("network", &mut writer);
-    trainer.device.velocity().write("velocity", &mut writer);
+    let State { network, velocity } = trainer.device.state()?;
+    network.write("network", &mut writer);
+    velocity.write("velocity", &mut writer);
     let details = Details {
         task: trainer.task.clone(),
         trained_on: trainer.trained_on.clone(),
         epochs_done: trainer.epochs_done,
         rng: trainer.rng.get_seed(),
     };
-    writer.finish(KIND, details)
+    Ok(writer.finish(KIND, details)?)
 }
 
 /// Turns a training that has not begun into the one that was kept.
@@ -45,10 +46,10 @@ pub(crate) fn restore(trainer: &mut Trainer, bytes: &[u8]) -> Result<(), TrainEr
     if details.trained_on != trainer.trained_on {
         return Err(TrainError::OtherTraining("data"));
     }
-    let sizes = trainer.device.network().sizes();
+    let sizes = trainer.sizes();
     let network = Network::read("network", &sizes, &reader)?;
     let velocity = Network::read("velocity", &sizes, &reader)?;
-    trainer.device = Cpu::new(network, velocity);
+    trainer.device.restore(State { network, velocity })?;
     trainer.rng = Rng::with_seed(details.rng);
     trainer.epochs_done = details.epochs_done;
     Ok(())

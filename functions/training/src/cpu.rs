@@ -1,16 +1,14 @@
 //! The arithmetic of learning, on the processor.
 //!
-//! This is the seam for other devices: a trainer needs to begin with a state, to take one step on a batch,
-//! and to have the state back. What a GPU does in its place has the same three methods and the
-//! same numbers within rounding.
+//! This is the measure for other devices: what a GPU does in its place has the same numbers within rounding.
 
 use ndarray::{Array2, ArrayView2, Axis, Zip};
 use platform::{Layer, Network};
 
 /// The share of the last step that the next one keeps.
-const MOMENTUM: f32 = 0.9;
+pub(crate) const MOMENTUM: f32 = 0.9;
 /// Pulls weights towards zero, so that a network does not learn pictures by heart.
-const WEIGHT_DECAY: f32 = 1e-4;
+pub(crate) const WEIGHT_DECAY: f32 = 1e-4;
 
 /// A network that learns by stochastic gradient descent with momentum.
 pub struct Cpu {

@@ -12,23 +12,44 @@ const SCALE_MAX: f32 = 0.12;
 /// Largest move along each side, in pixels.
 const MOVE_MAX: f32 = 1.0;
 
-/// Returns a distorted version of `picture`, which has rows of `width` pixels.
-pub(crate) fn distort(picture: &[f32], width: usize, rng: &mut Rng) -> Vec<f32> {
-    let mut upto = |limit: f32| limit * (2.0 * rng.f32() - 1.0);
-    let (turn, scale) = (upto(TURN_MAX), 1.0 + upto(SCALE_MAX));
-    let (move_x, move_y) = (upto(MOVE_MAX), upto(MOVE_MAX));
-    let (sin, cos) = (turn.sin() * scale, turn.cos() * scale);
-    let height = picture.len() / width;
-    let (middle_x, middle_y) = ((width - 1) as f32 / 2.0, (height - 1) as f32 / 2.0);
+/// One way in which another hand might write.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Distortion {
+    cos: f32,
+    sin: f32,
+    move_x: f32,
+    move_y: f32,
+}
 
-    let pixel_at = |at| {
-        // Where this pixel comes from: a turn around the middle, and a move.
-        let (x, y) = ((at % width) as f32 - middle_x, (at / width) as f32 - middle_y);
-        let from_x = cos * x - sin * y + middle_x + move_x;
-        let from_y = sin * x + cos * y + middle_y + move_y;
-        between_pixels(picture, width, from_x, from_y)
-    };
-    (0..picture.len()).map(pixel_at).collect()
+impl Distortion {
+    /// Draws one.
+    pub(crate) fn random(rng: &mut Rng) -> Self {
+        let mut upto = |limit: f32| limit * (2.0 * rng.f32() - 1.0);
+        let (turn, scale) = (upto(TURN_MAX), 1.0 + upto(SCALE_MAX));
+        let (move_x, move_y) = (upto(MOVE_MAX), upto(MOVE_MAX));
+        Self { cos: turn.cos() * scale, sin: turn.sin() * scale, move_x, move_y }
+    }
+
+    /// The four numbers that say it all, for other devices: cosine and sine of the turn, scaled, and the move.
+    pub(crate) fn numbers(self) -> [f32; 4] {
+        [self.cos, self.sin, self.move_x, self.move_y]
+    }
+
+    /// The distorted version of `picture`, which has rows of `width` pixels.
+    pub(crate) fn of(self, picture: &[f32], width: usize) -> Vec<f32> {
+        let Self { cos, sin, move_x, move_y } = self;
+        let height = picture.len() / width;
+        let (middle_x, middle_y) = ((width - 1) as f32 / 2.0, (height - 1) as f32 / 2.0);
+
+        let pixel_at = |at| {
+            // Where this pixel comes from: a turn around the middle, and a move.
+            let (x, y) = ((at % width) as f32 - middle_x, (at / width) as f32 - middle_y);
+            let from_x = cos * x - sin * y + middle_x + move_x;
+            let from_y = sin * x + cos * y + middle_y + move_y;
+            between_pixels(picture, width, from_x, from_y)
+        };
+        (0..picture.len()).map(pixel_at).collect()
+    }
 }
 
 /// The picture at a place between its pixels (bilinear). Outside there is paper.
@@ -77,7 +98,7 @@ mod tests {
         }
         let mut rng = Rng::with_seed(1);
         for _ in 0..100 {
-            let distorted = distort(&picture, 8, &mut rng);
+            let distorted = Distortion::random(&mut rng).of(&picture, 8);
             let ink: f32 = distorted.iter().sum();
             assert_ne!(distorted, picture.to_vec());
             assert!((4.0..=8.5).contains(&ink), "{ink}");

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use rhubarb::{Context, ContextError, TaskError};
 use tokio::task::spawn_blocking;
 
+use crate::device::Place;
 use crate::task::{TrainModel, TrainedModel};
 use crate::trainer::{TrainError, Trainer};
 
@@ -14,7 +15,11 @@ use crate::trainer::{TrainError, Trainer};
 pub async fn train_model(task: TrainModel, cx: Context) -> Result<TrainedModel, TaskError> {
     task.validate().map_err(TaskError::fatal)?;
     let dataset = dataset(&task, &cx).await?;
-    let mut trainer = begin(&task, &dataset, cx.last_checkpoint().await?).map_err(TaskError::fatal)?;
+    let place = if cx.gpus().is_empty() { Place::Cpu } else { Place::Gpu };
+    let (settings, checkpoint) = (task.clone(), cx.last_checkpoint().await?);
+    let begun = spawn_blocking(move || begin(place, &settings, &dataset, checkpoint)).await?;
+    let mut trainer = begun.map_err(refused)?;
+    println!("learning on {}", trainer.device());
     while !trainer.is_done() {
         if cx.is_cancelled() {
             keep(&trainer, &cx).await?;
@@ -27,21 +32,23 @@ pub async fn train_model(task: TrainModel, cx: Context) -> Result<TrainedModel, 
         })
         .await?;
         trainer = given_back;
-        let epoch = epoch.map_err(TaskError::fatal)?;
+        let epoch = epoch.map_err(refused)?;
         println!("epoch {} of {}: loss {:.4}", epoch.number, task.epochs, epoch.loss);
         cx.progress_message(epoch.number, task.epochs, format!("loss {:.4}", epoch.loss)).await?;
         if epoch.number.is_multiple_of(task.checkpoint_every) {
             keep(&trainer, &cx).await?;
         }
     }
-    let model = trainer.model().to_bytes().map_err(TaskError::fatal)?;
-    let stored = cx.blobs().put(&task.model_name().model_key(), model).await?;
+    let model = trainer.model().map_err(refused)?;
+    let bytes = model.to_bytes().map_err(TaskError::fatal)?;
+    let stored = cx.blobs().put(&task.model_name().model_key(), bytes).await?;
     Ok(TrainedModel {
         model: task.model_name().clone(),
         key: stored.key,
         sha256: stored.sha256,
         epochs: trainer.epochs_done(),
-        training_accuracy: trainer.training_accuracy(),
+        training_accuracy: trainer.training_accuracy(&model.network),
+        device: trainer.device().to_owned(),
     })
 }
 
@@ -58,22 +65,34 @@ async fn dataset(task: &TrainModel, cx: &Context) -> Result<Bytes, TaskError> {
 }
 
 /// Goes on from the checkpoint, or begins where there is none that fits.
-fn begin(task: &TrainModel, dataset: &[u8], checkpoint: Option<Bytes>) -> Result<Trainer, TrainError> {
+fn begin(place: Place, task: &TrainModel, dataset: &[u8], checkpoint: Option<Bytes>) -> Result<Trainer, TrainError> {
     if let Some(checkpoint) = checkpoint {
-        match Trainer::resume(task.clone(), dataset, &checkpoint) {
+        match Trainer::resume_at(place, task.clone(), dataset, &checkpoint) {
             Ok(trainer) => {
                 println!("going on after epoch {}", trainer.epochs_done());
                 return Ok(trainer);
             }
+            Err(error @ TrainError::Gpu(_)) => return Err(error),
             Err(error) => println!("the last checkpoint does not fit ({error}): beginning anew"),
         }
     }
-    Trainer::begin(task.clone(), dataset)
+    Trainer::begin_at(place, task.clone(), dataset)
+}
+
+/// What is wrong with the task is as wrong in the next attempt. What is wrong with a device may be better on another:
+/// a leased GPU is never exchanged for the processor behind the user's back.
+fn refused(error: TrainError) -> TaskError {
+    match error {
+        TrainError::Gpu(error) => {
+            TaskError::retry(format!("a GPU was leased for this task and cannot be used: {error}")).kind("gpu")
+        }
+        error => TaskError::fatal(error),
+    }
 }
 
 /// Keeps a checkpoint, if the store can be reached.
 async fn keep(trainer: &Trainer, cx: &Context) -> Result<(), TaskError> {
-    let checkpoint = trainer.checkpoint().map_err(TaskError::fatal)?;
+    let checkpoint = trainer.checkpoint().map_err(refused)?;
     match cx.checkpoint(checkpoint).await {
         Err(error @ ContextError::LeaseLost) => Err(error.into()),
         Err(error) => {
@@ -121,7 +140,8 @@ mod tests {
         let output = host.run(train_model, a_task()).await.unwrap();
         let stored = host.blob("models/digits").unwrap();
         assert_eq!((output.key.as_str(), output.sha256), ("models/digits", platform::sha256(&stored)));
-        assert_eq!(Model::from_bytes(&stored).unwrap(), undisturbed().model());
+        assert_eq!(Model::from_bytes(&stored).unwrap(), undisturbed().model().unwrap());
+        assert_eq!(output.device, "cpu");
         let last = host.progress().pop().unwrap();
         assert_eq!((last.done, last.total), (4, 4));
         assert!(last.message.unwrap().starts_with("loss "));
@@ -140,7 +160,19 @@ mod tests {
         let second = host().with_checkpoint(kept);
         second.run(train_model, task).await.unwrap();
         let model = Model::from_bytes(&second.blob("models/digits").unwrap()).unwrap();
-        assert_eq!(model, undisturbed().model());
+        assert_eq!(model, undisturbed().model().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_leased_gpu_that_cannot_be_used_is_an_error_and_not_the_processor() {
+        if let Ok(gpu) = ::cuda::Gpu::open() {
+            println!("skipped: CUDA starts here, on {}", gpu.name());
+            return;
+        }
+        let refusal = host().with_gpus(["GPU-1"]).run(train_model, a_task()).await.unwrap_err();
+        assert!(matches!(refusal, TaskError::Retry { .. }));
+        let told = refusal.to_string();
+        assert!(told.starts_with("a GPU was leased for this task and cannot be used: CUDA cannot start"), "{told}");
     }
 
     #[tokio::test]
@@ -148,7 +180,7 @@ mod tests {
         let host = host().with_checkpoint("of something else");
         host.run(train_model, a_task()).await.unwrap();
         let model = Model::from_bytes(&host.blob("models/digits").unwrap()).unwrap();
-        assert_eq!(model, undisturbed().model());
+        assert_eq!(model, undisturbed().model().unwrap());
     }
 
     #[tokio::test]

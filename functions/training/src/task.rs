@@ -63,6 +63,10 @@ mod default {
     pub(super) fn checkpoint_every() -> u32 {
         5
     }
+    /// What was trained before results told it.
+    pub(super) fn device() -> String {
+        "cpu".to_owned()
+    }
 }
 
 /// What a training came to.
@@ -79,6 +83,9 @@ pub struct TrainedModel {
     /// The share of the training pictures that it gets right. How it does on pictures that it has never
     /// seen is for `run_evaluation` to say.
     pub training_accuracy: f64,
+    /// Where it learnt: the GPU's name, or `cpu`.
+    #[serde(default = "default::device")]
+    pub device: String,
 }
 
 /// A setting outside its limits.

@@ -1,19 +1,19 @@
 //! Training in epochs: which pictures, in which order, in how large steps.
 
+use ::cuda::CudaError;
 use fastrand::Rng;
-use ndarray::{Array2, Axis};
 use platform::{ArtifactError, Dataset, Model, Network, TrainedOn, sha256};
 
 use crate::checkpoint;
-use crate::cpu::Cpu;
-use crate::distort::distort;
+use crate::device::{Device, Place};
+use crate::plan::Plan;
 use crate::task::{InvalidSetting, TrainModel};
 
 /// A training between two epochs: all that decides how it goes on.
 pub struct Trainer {
     pub(crate) task: TrainModel,
     pub(crate) trained_on: TrainedOn,
-    pub(crate) device: Cpu,
+    pub(crate) device: Device,
     pub(crate) rng: Rng,
     pub(crate) epochs_done: u32,
     dataset: Dataset,
@@ -41,6 +41,9 @@ pub enum TrainError {
     /// A checkpoint of a training with other settings or other data.
     #[error("the checkpoint belongs to another training: its {0} differ")]
     OtherTraining(&'static str),
+    /// CUDA cannot start, or the device failed.
+    #[error(transparent)]
+    Gpu(#[from] CudaError),
     /// The network has lost its numbers.
     #[error("the training diverged in epoch {epoch}: use a `learning_rate` below {rate}")]
     Diverged {
@@ -52,30 +55,38 @@ pub enum TrainError {
 }
 
 impl Trainer {
-    /// Begins with a network that has learnt nothing, on a data set's artifact.
+    /// Begins on the processor, with a network that has learnt nothing, on a data set's artifact.
     pub fn begin(task: TrainModel, dataset: &[u8]) -> Result<Self, TrainError> {
+        Self::begin_at(Place::Cpu, task, dataset)
+    }
+
+    /// Begins at a place, with a network that has learnt nothing, on a data set's artifact.
+    pub fn begin_at(place: Place, task: TrainModel, dataset: &[u8]) -> Result<Self, TrainError> {
         task.validate()?;
         let trained_on = TrainedOn { dataset: task.dataset.clone(), sha256: sha256(dataset) };
         let dataset = Dataset::from_bytes(dataset)?;
 
-        let mut sizes = vec![dataset.train.images.ncols()];
-        sizes.extend(&task.hidden);
-        sizes.push(dataset.classes);
         let mut rng = Rng::with_seed(task.seed);
-        let device = Cpu::at_rest(Network::random(&sizes, &mut rng));
+        let network = Network::random(&sizes(&task, &dataset), &mut rng);
+        let device = Device::begin(place, network, &dataset, task.batch_size)?;
         Ok(Self { task, trained_on, device, rng, epochs_done: 0, dataset })
     }
 
-    /// Goes on from a checkpoint, to the same model that an undisturbed training would have made.
+    /// Goes on from a checkpoint on the processor, to the same model that an undisturbed training there would have made.
     pub fn resume(task: TrainModel, dataset: &[u8], checkpoint: &[u8]) -> Result<Self, TrainError> {
-        let mut trainer = Self::begin(task, dataset)?;
+        Self::resume_at(Place::Cpu, task, dataset, checkpoint)
+    }
+
+    /// Goes on at a place from a checkpoint that was made there or at another.
+    pub fn resume_at(place: Place, task: TrainModel, dataset: &[u8], checkpoint: &[u8]) -> Result<Self, TrainError> {
+        let mut trainer = Self::begin_at(place, task, dataset)?;
         checkpoint::restore(&mut trainer, checkpoint)?;
         Ok(trainer)
     }
 
     /// The whole state, for [`Trainer::resume`].
     pub fn checkpoint(&self) -> Result<Vec<u8>, TrainError> {
-        Ok(checkpoint::write(self)?)
+        checkpoint::write(self)
     }
 
     /// How many epochs are done.
@@ -89,33 +100,28 @@ impl Trainer {
     }
 
     /// What has been learnt so far.
-    pub fn model(&self) -> Model {
-        Model { network: self.device.network().clone(), trained_on: self.trained_on.clone() }
+    pub fn model(&self) -> Result<Model, TrainError> {
+        Ok(Model { network: self.device.state()?.network, trained_on: self.trained_on.clone() })
     }
 
-    /// The share of the training pictures that the network gets right.
-    pub fn training_accuracy(&self) -> f64 {
+    /// The device that it runs on, as people call it; `cpu` for the processor.
+    pub fn device(&self) -> &str {
+        self.device.name()
+    }
+
+    /// The share of the training pictures that a network gets right.
+    pub fn training_accuracy(&self, network: &Network) -> f64 {
         let train = &self.dataset.train;
-        let found = self.device.network().classify(train.images.view());
+        let found = network.classify(train.images.view());
         let right = found.iter().zip(&train.labels).filter(|(found, label)| found == label).count();
         right as f64 / train.len() as f64
     }
 
-    /// Goes through the data once. This keeps a core busy for as long as it takes.
+    /// Goes through the data once. This keeps a core, or the GPU, busy for as long as it takes.
     pub fn run_epoch(&mut self) -> Result<Epoch, TrainError> {
-        let pictures = self.dataset.train.len();
-        let shown = pictures * self.task.distortions.max(1);
-        let mut order: Vec<usize> = (0..shown).map(|i| i % pictures).collect();
-        self.rng.shuffle(&mut order);
-
-        let steps = shown.div_ceil(self.task.batch_size);
-        let mut loss = 0.0;
-        for (step, chosen) in order.chunks(self.task.batch_size).enumerate() {
-            let (images, labels) = self.batch(chosen);
-            let epochs = self.epochs_done as f32 + step as f32 / steps as f32;
-            let rate = self.task.rate_at(epochs / self.task.epochs as f32);
-            loss += self.device.step(images.view(), &labels, rate) / steps as f32;
-        }
+        let pictures = u32::try_from(self.dataset.train.len()).unwrap_or(u32::MAX);
+        let plan = Plan::draw(&self.task, self.epochs_done, pictures, &mut self.rng);
+        let loss = self.device.run(&plan, &self.dataset)?;
         self.epochs_done += 1;
         if !loss.is_finite() {
             let rate = self.task.learning_rate;
@@ -124,17 +130,15 @@ impl Trainer {
         Ok(Epoch { number: self.epochs_done, loss })
     }
 
-    fn batch(&mut self, chosen: &[usize]) -> (Array2<f32>, Vec<u8>) {
-        let Dataset { train, width, .. } = &self.dataset;
-        let mut images = train.images.select(Axis(0), chosen);
-        if self.task.distortions > 0 {
-            for mut image in images.rows_mut() {
-                let distorted = distort(&image.to_vec(), *width, &mut self.rng);
-                image.iter_mut().zip(distorted).for_each(|(pixel, ink)| *pixel = ink);
-            }
-        }
-        (images, chosen.iter().map(|&i| train.labels[i]).collect())
+    /// The sizes of the network's layers.
+    pub(crate) fn sizes(&self) -> Vec<usize> {
+        sizes(&self.task, &self.dataset)
     }
+}
+
+fn sizes(task: &TrainModel, dataset: &Dataset) -> Vec<usize> {
+    let pixels = dataset.train.images.ncols();
+    std::iter::once(pixels).chain(task.hidden.iter().copied()).chain([dataset.classes]).collect()
 }
 
 #[cfg(test)]
@@ -164,7 +168,7 @@ mod tests {
     fn a_short_training_knows_95_of_100_digits_that_it_has_never_seen() {
         let dataset = digits();
         let trainer = Trainer::begin(a_task(15, 128, 8), &dataset.to_bytes().unwrap()).unwrap();
-        let found = run(trainer, 15).model().network.classify(dataset.held_out.images.view());
+        let found = run(trainer, 15).model().unwrap().network.classify(dataset.held_out.images.view());
         let labels = &dataset.held_out.labels;
         let right = found.iter().zip(labels).filter(|(found, label)| found == label).count();
         assert!(right * 100 >= labels.len() * 95, "{right} of {}", labels.len());
@@ -182,7 +186,7 @@ mod tests {
             assert_eq!(resumed.epochs_done(), cut_off_after);
             let resumed = run(resumed, 4 - cut_off_after);
             assert!(resumed.is_done());
-            assert_eq!(resumed.model(), undisturbed.model());
+            assert_eq!(resumed.model().unwrap(), undisturbed.model().unwrap());
             assert_eq!(resumed.checkpoint().unwrap(), undisturbed.checkpoint().unwrap());
         }
     }
@@ -192,19 +196,10 @@ mod tests {
         let dataset = digits().to_bytes().unwrap();
         let trained = |seed| {
             let task = TrainModel { seed, ..a_task(1, 24, 1) };
-            run(Trainer::begin(task, &dataset).unwrap(), 1).model()
+            run(Trainer::begin(task, &dataset).unwrap(), 1).model().unwrap()
         };
         assert_eq!(trained(1), trained(1));
         assert_ne!(trained(1), trained(2));
-    }
-
-    #[test]
-    fn without_distortions_pictures_are_shown_as_they_are() {
-        let dataset = digits();
-        let mut trainer = Trainer::begin(a_task(1, 24, 0), &dataset.to_bytes().unwrap()).unwrap();
-        let (images, labels) = trainer.batch(&[5, 7]);
-        assert_eq!(images.row(1), dataset.train.images.row(7));
-        assert_eq!(labels, [dataset.train.labels[5], dataset.train.labels[7]]);
     }
 
     #[test]

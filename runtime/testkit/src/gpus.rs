@@ -164,7 +164,6 @@ impl ScriptedGpus {
     }
 
     /// The script, to look at or to change.
-    #[must_use]
     pub fn script(&self) -> MutexGuard<'_, GpuScript> {
         self.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
