@@ -24,10 +24,13 @@ TWICE = {
     "hashbrown": "safetensors still needs 0.16, rusqlite has 0.17",
     "http": "a test tool of the AWS clients (aws-smithy-protocol-test) still needs 0.2, the clients have 1",
     "itertools": "prost-derive still needs 0.14, object_store has 0.15",
+    "libloading": "nvml-wrapper still needs 0.8, cudarc has 0.9",
     "miniz_oxide": "png still needs 0.8, flate2 has 0.9",
     "rand": "opentelemetry_sdk still needs 0.9, object_store has 0.10",
     "rand_core": "comes with rand",
     "syn": "macros of tracing and pin-project still need 2, those of serde and clap have 3 (build time only)",
+    "thiserror": "nvml-wrapper still needs 1, everything else has 2",
+    "thiserror-impl": "comes with thiserror",
 }
 
 

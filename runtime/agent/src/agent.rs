@@ -9,7 +9,7 @@ use std::{
     ffi::OsString,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rhubarb_core::{

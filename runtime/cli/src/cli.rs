@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use rhubarb_core::config::Overrides;
 
 use crate::{
-    commands,
+    commands, driver,
     exit::{CliError, Result},
     logging::LogFormat,
 };
@@ -99,6 +99,7 @@ pub(crate) enum Command {
     Dead(commands::dead::Dead),
     Queues(commands::queues::Queues),
     Workers(commands::workers::Workers),
+    Gpus(commands::gpus::Gpus),
     Purge(commands::purge::Purge),
     Pause(commands::pause::Pause),
     Resume(commands::pause::Resume),
@@ -112,6 +113,8 @@ pub(crate) enum Command {
     Deploy(commands::deploy::Deploy),
     Chaos(commands::chaos::Chaos),
     Completions(commands::completions::Completions),
+    GpuHelper(driver::GpuHelper),
+    GpuProbe(driver::GpuProbe),
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod build;
 mod cli;
 mod commands;
 mod crew;
+mod driver;
 mod environment;
 mod exit;
 mod logging;
@@ -35,9 +36,17 @@ use crate::{
     session::Session,
 };
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
+    match cli.command {
+        Command::GpuHelper(helper) => helper.run(),
+        Command::GpuProbe(probe) => probe.run(),
+        _ => work(cli),
+    }
+}
+
+#[tokio::main]
+async fn work(cli: Cli) -> ExitCode {
     let session = Session { screen: Screen::new(cli.global.json), global: cli.global, vars: Environment::read() };
     match run(&session, cli.command).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,6 +92,7 @@ async fn obey(session: &Session, command: Command) -> Result<()> {
         Command::Dead(command) => command.run(session).await,
         Command::Queues(command) => command.run(session).await,
         Command::Workers(command) => command.run(session).await,
+        Command::Gpus(command) => command.run(session).await,
         Command::Purge(command) => command.run(session).await,
         Command::Pause(command) => command.run(session).await,
         Command::Resume(command) => command.run(session).await,
@@ -96,5 +106,7 @@ async fn obey(session: &Session, command: Command) -> Result<()> {
         Command::Deploy(command) => command.run(session),
         Command::Chaos(command) => command.run(session).await,
         Command::Completions(command) => command.run(session),
+        // They have run in `main`, without any of this.
+        Command::GpuHelper(_) | Command::GpuProbe(_) => Ok(()),
     }
 }

@@ -8,12 +8,13 @@ use std::{sync::Arc, time::Duration};
 use clap::{Args, builder::FalseyValueParser};
 use rhubarb_agent::{Agent as Running, AgentError, AgentOptions};
 use rhubarb_core::{
-    config::{ByteSize, Config, MetricsAddress, WorkerConfig, default_queue},
+    config::{ByteSize, Config, MetricsAddress, Vars as _, WorkerConfig, default_queue},
     ids::{QueueName, WorkerId, WorkerName},
 };
 
 use crate::{
     crew::Crew,
+    driver,
     exit::{CliError, Result, chain},
     page,
     project::know,
@@ -60,6 +61,9 @@ pub(crate) struct Agent {
     /// Cancel everything that waits on its queues first
     #[arg(long, env = "RHUBARB_PURGE", value_parser = FalseyValueParser::new())]
     purge: bool,
+    /// On a Spot instance without ECS: drain when its interruption notice comes, two minutes ahead
+    #[arg(long, env = "RHUBARB_SPOT_NOTICES", value_parser = FalseyValueParser::new())]
+    spot_notices: bool,
     /// Where to show metrics and health: IP:PORT, or off [default: 127.0.0.1:9464, or the next free port]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<MetricsAddress>,
@@ -80,6 +84,11 @@ goes back to its queue and spends no attempt. A second signal ends at once and h
 
 /// What an agent needs at least, after its attempts have ended, to write what they came to and hand the rest back.
 const HAND_BACK_MIN: Duration = Duration::from_secs(5);
+
+/// From a Spot interruption notice to the interruption.
+const SPOT_KILL_DELAY: Duration = Duration::from_secs(120);
+/// Where EC2 has an instance's metadata, unless the SDKs' variable says another.
+const INSTANCE_METADATA: &str = "http://169.254.169.254";
 
 /// Refuses a grace that outlasts the platform's patience: the agent would be killed in the middle of handing back.
 fn fits(worker: &WorkerConfig, config: &Config, kill_delay: Duration) -> Result<()> {
@@ -108,9 +117,13 @@ impl Agent {
         if !self.scheduler_only {
             worker = project.served(worker, self.feed_lambda)?;
         }
-        if let Some(kill_delay) = self.kill_delay {
+        let of_spot = self.spot_notices.then_some(SPOT_KILL_DELAY);
+        if let Some(kill_delay) = self.kill_delay.into_iter().chain(of_spot).min() {
             fits(&worker, &project.config, kill_delay)?;
         }
+        let spot_notices = self.spot_notices.then(|| {
+            session.vars.get("AWS_EC2_METADATA_SERVICE_ENDPOINT").unwrap_or_else(|| INSTANCE_METADATA.to_owned())
+        });
         let backend = project.open(session.global.endpoint_url.as_deref()).await?;
         let options = AgentOptions {
             id: self.name.unwrap_or_else(|| unique_name(worker.name.as_str())),
@@ -122,6 +135,8 @@ impl Agent {
             purge: self.purge,
             scheduler_only: self.scheduler_only,
             feed_lambda: self.feed_lambda,
+            gpus: Some(driver::source(session)?),
+            spot_notices,
         };
         let mut signals = StopSignals::listen()?;
         let starting = Running::start(options);

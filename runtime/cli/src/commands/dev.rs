@@ -13,6 +13,7 @@ use super::agent::{told, unique_name};
 use crate::{
     build::{self, Profile},
     crew::Crew,
+    driver,
     exit::{CliError, Result},
     page,
     project::Project,
@@ -91,6 +92,7 @@ pub(crate) async fn start(
     workers: Vec<WorkerConfig>,
     feed_lambda: bool,
 ) -> Result<Vec<Agent>> {
+    let gpus = driver::source(session)?;
     let mut agents = Vec::with_capacity(workers.len());
     for worker in workers {
         let config: Arc<Config> = Arc::clone(&project.config);
@@ -104,6 +106,8 @@ pub(crate) async fn start(
             purge: false,
             scheduler_only: false,
             feed_lambda,
+            gpus: Some(Arc::clone(&gpus)),
+            spot_notices: None,
         };
         agents.push(Agent::start(options).await.map_err(told)?);
     }

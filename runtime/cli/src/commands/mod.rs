@@ -11,6 +11,7 @@ pub(crate) mod demo;
 pub(crate) mod deploy;
 pub(crate) mod dev;
 pub(crate) mod enqueue;
+pub(crate) mod gpus;
 pub(crate) mod health;
 pub(crate) mod logs;
 pub(crate) mod new;

@@ -9,6 +9,7 @@ mod ask;
 mod device;
 mod hand_over;
 mod ledger;
+pub mod mps;
 mod of_task;
 mod out_of_memory;
 mod source;

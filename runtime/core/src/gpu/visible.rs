@@ -2,7 +2,8 @@
 //!
 //! ECS and container tools set the first, people and schedulers the second. Both name devices by UUID (or the beginning
 //! of one) or by index, with commas between. In a container that sees only its own devices the names of the first may
-//! match none of them: the tool has then made the choice already, and all that is seen may be used.
+//! match none of them: the tool has then made the choice already, and all that is seen may be used. Where MIG has
+//! divided a device, its name or index stands for all its instances.
 
 use super::device::GpuDevice;
 
@@ -44,18 +45,27 @@ enum Unknown {
 fn named(devices: &[GpuDevice], list: &str, unknown: Unknown) -> Vec<GpuDevice> {
     let mut found: Vec<GpuDevice> = Vec::new();
     for entry in list.split(',').map(str::trim) {
-        let matching = devices.iter().find(|device| match entry.parse::<u32>() {
-            Ok(index) => device.index == index && device.parent.is_none(),
-            Err(_) => !entry.is_empty() && device.uuid.starts_with(entry),
-        });
-        match matching {
-            Some(device) if !found.contains(device) => found.push(device.clone()),
-            Some(_) => {}
-            None if unknown == Unknown::EndsTheList => break,
-            None => {}
+        let matching = matching(devices, entry);
+        if matching.is_empty() && unknown == Unknown::EndsTheList {
+            break;
         }
+        let new: Vec<GpuDevice> = matching.into_iter().filter(|device| !found.contains(device)).cloned().collect();
+        found.extend(new);
     }
     found
+}
+
+/// The one device that an entry names, or the instances of it.
+fn matching<'a>(devices: &'a [GpuDevice], entry: &str) -> Vec<&'a GpuDevice> {
+    let is_named = |uuid: &str| !entry.is_empty() && uuid.starts_with(entry);
+    let all = devices.iter();
+    if let Ok(index) = entry.parse::<u32>() {
+        return all.filter(|device| device.index == index).collect();
+    }
+    match all.clone().find(|device| is_named(&device.uuid)) {
+        Some(device) => vec![device],
+        None => all.filter(|device| device.parent.as_deref().is_some_and(is_named)).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -109,6 +119,23 @@ mod tests {
     #[test]
     fn a_container_tools_names_for_devices_that_are_renamed_inside_hide_nothing() {
         assert_eq!(seen(Some("GPU-elsewhere"), None).len(), 3);
+    }
+
+    #[test]
+    fn a_divided_devices_name_or_index_stands_for_its_instances() {
+        let part = |uuid: &str| GpuDevice {
+            uuid: uuid.into(),
+            parent: Some("GPU-aa11".into()),
+            ..devices().remove(0)
+        };
+        let devices = [part("MIG-1"), part("MIG-2"), devices().remove(1)];
+        let seen = |list: &str| {
+            let variables = Visible { nvidia: None, cuda: Some(list.into()) };
+            visible(&devices, &variables).into_iter().map(|device| device.uuid).collect::<Vec<_>>()
+        };
+        assert_eq!(seen("GPU-aa11"), ["MIG-1", "MIG-2"]);
+        assert_eq!(seen("0"), ["MIG-1", "MIG-2"]);
+        assert_eq!(seen("MIG-2,1"), ["MIG-2", "GPU-bb22"]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What is looked at when somebody asks: the slots and heartbeats of this process's workers, and what the one that
-//! holds the sweep's role has seen of queues and workers.
+//! holds the sweep's role has seen of queues and workers; and the GPUs that a worker may lease.
 //!
 //! A worker that ends takes its values with it, and so does one that loses the role: two processes never tell
 //! two numbers for one queue for longer than a look takes.
@@ -7,9 +7,14 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use rhubarb_core::ids::{QueueName, WorkerId};
+use rhubarb_core::{
+    backend::{WorkerGpu, WorkerGpuState},
+    gpu::GpuReading,
+    ids::{QueueName, WorkerId},
+};
 
 /// What was seen of a queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +46,9 @@ pub(super) struct Worker {
     pub(super) slots: u64,
     pub(super) used: Used,
     pub(super) heartbeat_ms: i64,
+    pub(super) gpus: Vec<(WorkerGpu, Option<GpuReading>)>,
+    /// For how long each GPU was held for tasks of this worker.
+    pub(super) leased: BTreeMap<String, Duration>,
 }
 
 /// Everything that observers read.
@@ -72,6 +80,20 @@ impl WorkerShown {
         if let Some(worker) = self.gauges.state().workers.get_mut(&self.id) {
             worker.heartbeat_ms = at_ms;
         }
+    }
+
+    /// Its GPUs stand like this now, and were last told of so long ago.
+    pub fn gpus(&self, gpus: Vec<(WorkerGpu, Option<GpuReading>)>, elapsed: Duration) {
+        let mut state = self.gauges.state();
+        let Some(worker) = state.workers.get_mut(&self.id) else { return };
+        for (gpu, _) in &gpus {
+            let leased = worker.leased.entry(gpu.device.uuid.clone()).or_default();
+            // Another agent's lease names no task of ours.
+            if matches!(&gpu.state, WorkerGpuState::Held { tasks } if !tasks.is_empty()) {
+                *leased += elapsed;
+            }
+        }
+        worker.gpus = gpus;
     }
 
     /// It holds the sweep's role and has seen this, or does not hold it any more.

@@ -8,13 +8,17 @@ mod gauges;
 pub mod table;
 mod words;
 
-use std::{sync::OnceLock, time::Duration};
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use opentelemetry::{
     KeyValue, Value,
     metrics::{Counter, Histogram, Meter},
 };
-use rhubarb_core::ids::{FunctionName, QueueName, TaskName, WorkerId};
+use rhubarb_core::{
+    backend::{WorkerGpu, WorkerGpuState},
+    gpu::GpuReading,
+    ids::{FunctionName, QueueName, TaskName, WorkerId},
+};
 
 pub use self::gauges::{QueueSeen, Seen, Used, WorkerShown};
 use self::{
@@ -156,7 +160,7 @@ impl Metrics {
     /// Shows a worker's slots until what is returned is dropped.
     #[must_use]
     pub fn show_worker(&self, id: WorkerId, slots: u64, used: Used) -> WorkerShown {
-        let worker = Worker { slots, used, heartbeat_ms: 0 };
+        let worker = Worker { slots, used, heartbeat_ms: 0, gpus: Vec::new(), leased: BTreeMap::new() };
         self.gauges.state().workers.insert(id.clone(), worker);
         WorkerShown { id, gauges: self.gauges.clone() }
     }
@@ -217,6 +221,65 @@ fn observe(meter: &Meter, gauges: &Gauges) {
             tell(workers as f64, &[queue]);
         }
     });
+    observe_gpus(meter, gauges);
+}
+
+fn observe_gpus(meter: &Meter, gauges: &Gauges) {
+    of_gpus(meter, gauges, table::GPU_UTILISATION, |_, read| Some(f64::from(read?.utilisation?) / 100.0));
+    of_gpus(meter, gauges, table::GPU_MEMORY_USED, |_, read| Some(read?.memory_used as f64));
+    of_gpus(meter, gauges, table::GPU_MEMORY, |gpu, _| Some(gpu.device.memory as f64));
+    of_gpus(meter, gauges, table::GPU_POWER, |_, read| Some(f64::from(read?.power?) / 1000.0));
+    of_gpus(meter, gauges, table::GPU_TEMPERATURE, |_, read| Some(f64::from(read?.temperature?)));
+    gauge(meter, gauges, table::GPU_DEVICES, |state, tell| {
+        for (id, worker) in &state.workers {
+            for (gpu, _) in &worker.gpus {
+                let stands = KeyValue::new(by::GPU_STATE, word(&gpu.state));
+                tell(1.0, &[worker_id(id), gpu_uuid(&gpu.device.uuid), stands]);
+            }
+        }
+    });
+    let Instrument { name, unit, meaning, .. } = table::GPU_LEASED;
+    let state = gauges.clone();
+    let leased = meter.f64_observable_counter(name).with_unit(unit).with_description(meaning);
+    leased
+        .with_callback(move |observer| {
+            for (id, worker) in &state.state().workers {
+                for (uuid, leased) in &worker.leased {
+                    observer.observe(leased.as_secs_f64(), &[worker_id(id), gpu_uuid(uuid)]);
+                }
+            }
+        })
+        .build();
+}
+
+fn of_gpus(
+    meter: &Meter,
+    gauges: &Gauges,
+    instrument: Instrument,
+    value: impl Fn(&WorkerGpu, Option<&GpuReading>) -> Option<f64> + Send + Sync + 'static,
+) {
+    gauge(meter, gauges, instrument, move |state, tell| {
+        for (id, worker) in &state.workers {
+            for (gpu, reading) in &worker.gpus {
+                if let Some(value) = value(gpu, reading.as_ref()) {
+                    tell(value, &[worker_id(id), gpu_uuid(&gpu.device.uuid)]);
+                }
+            }
+        }
+    });
+}
+
+const fn word(state: &WorkerGpuState) -> &'static str {
+    match state {
+        WorkerGpuState::Free => "free",
+        WorkerGpuState::Held { .. } => "held",
+        WorkerGpuState::Checking => "checking",
+        WorkerGpuState::Quarantined { .. } => "quarantined",
+    }
+}
+
+fn gpu_uuid(uuid: &str) -> KeyValue {
+    KeyValue::new(by::GPU, uuid.to_owned())
 }
 
 type Tell<'t> = &'t dyn Fn(f64, &[KeyValue]);

@@ -38,6 +38,10 @@ pub mod attributes {
     pub const WORKER_STATE: &str = "worker.state";
     /// A function of the configuration.
     pub const FUNCTION: &str = "function.name";
+    /// A GPU's UUID.
+    pub const GPU: &str = "gpu.uuid";
+    /// `free`, `held`, `checking` or `quarantined`.
+    pub const GPU_STATE: &str = "gpu.state";
     /// The service of AWS, as its client names it.
     pub const SERVICE: &str = "rpc.service";
     /// Its operation.
@@ -45,7 +49,7 @@ pub mod attributes {
 }
 
 use Kind::{Counter, Gauge, Histogram};
-use attributes::{FUNCTION, MESSAGE_STATE, METHOD, QUEUE, SERVICE, STATE, WORKER_STATE};
+use attributes::{FUNCTION, GPU, GPU_STATE, MESSAGE_STATE, METHOD, QUEUE, SERVICE, STATE, WORKER_STATE};
 
 use crate::names::{
     ERROR_TYPE, MESSAGING_DESTINATION_NAME, MESSAGING_OPERATION_NAME, MESSAGING_SYSTEM, TASK_NAME, TASK_OUTCOME,
@@ -103,6 +107,20 @@ instruments! {
         "room of this worker for invocations";
     SLOTS_USED = Gauge "rhubarb.worker.slots.used", "{slot}", [WORKER_ID],
         "slots in which something runs";
+    GPU_UTILISATION = Gauge "rhubarb.gpu.utilization", "1", [WORKER_ID, GPU],
+        "the part of the last sample period in which a kernel ran on a GPU, as NVML tells it; none for an instance of MIG";
+    GPU_MEMORY_USED = Gauge "rhubarb.gpu.memory.used", "By", [WORKER_ID, GPU],
+        "memory in use on a GPU, whoever uses it";
+    GPU_MEMORY = Gauge "rhubarb.gpu.memory.limit", "By", [WORKER_ID, GPU],
+        "the memory of a GPU, or what MPS leaves of it";
+    GPU_POWER = Gauge "rhubarb.gpu.power", "W", [WORKER_ID, GPU],
+        "what a GPU draws; an instance of MIG tells its whole device's";
+    GPU_TEMPERATURE = Gauge "rhubarb.gpu.temperature", "Cel", [WORKER_ID, GPU],
+        "how hot a GPU is";
+    GPU_DEVICES = Gauge "rhubarb.gpu.devices", "{device}", [WORKER_ID, GPU, GPU_STATE],
+        "1 for the state in which this worker sees a GPU; `quarantined` ones are out of use until they are well or released";
+    GPU_LEASED = Counter "rhubarb.gpu.lease.time", "s", [WORKER_ID, GPU],
+        "for how long this worker has held a GPU for tasks, all its leases together; to the heartbeat";
     FUNCTION_STARTS = Counter "rhubarb.function.starts", "{process}", [FUNCTION, ERROR_TYPE],
         "function processes started; `error.type` is `init` where one could not be";
     AWS_REQUESTS = Counter "rhubarb.aws.requests", "{request}", [SERVICE, METHOD, ERROR_TYPE],
@@ -120,7 +138,14 @@ impl Instrument {
     /// Its name on the page for Prometheus: dots and units as that has them.
     #[must_use]
     pub fn prometheus_name(&self) -> String {
-        let unit = if self.unit == "s" { "_seconds" } else { "" };
+        let unit = match self.unit {
+            "s" => "_seconds",
+            "By" => "_bytes",
+            "W" => "_watts",
+            "Cel" => "_celsius",
+            "1" => "_ratio",
+            _ => "",
+        };
         let total = if self.kind == Counter { "_total" } else { "" };
         format!("{}{unit}{total}", self.name.replace('.', "_"))
     }
