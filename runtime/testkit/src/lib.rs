@@ -6,12 +6,14 @@
 //! that lag and faults on request. The simulation ([`simulation`]) drives the protocol's own code over
 //! it through thousands of interleavings. For the real services, [`emulator`] starts a local one, and
 //! [`faultproxy`] stands before it and lets things go wrong; [`collector`] takes what is exported by OTLP. [`gpus`]
-//! are a machine's GPUs after a script, and [`cuda`] runs kernels where there is no GPU.
+//! are a machine's GPUs after a script, and [`cuda`] runs kernels where there is no GPU;
+//! [`ecs`] are the endpoints that ECS gives a container.
 //! Nothing here is for production: a crash loses all.
 
 mod clock;
 pub mod collector;
 pub mod cuda;
+pub mod ecs;
 pub mod emulator;
 pub mod exercise;
 mod faults;
