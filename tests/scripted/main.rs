@@ -39,6 +39,7 @@ fn main() -> Result<(), rhubarb::Error> {
             .on(tasks::grow)
             .on(tasks::complain)
             .on(tasks::once)
+            .on(tasks::on_gpus)
             .run(),
     )
 }

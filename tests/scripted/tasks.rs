@@ -1,6 +1,6 @@
 //! What the scripted function can do.
 
-use std::{io::Write as _, path::PathBuf, process::Command, time::Duration};
+use std::{fs::File, io::Write as _, path::PathBuf, process::Command, time::Duration};
 
 use rhubarb::{Context, Task, TaskError, core::backend::Window};
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,33 @@ task!(
     /// Enqueues a task that does nothing so many times, under one key until that task is settled; returns the ids.
     Once = "once" -> Vec<String> { key: String, times: u32, queue: String, }
 );
+
+task!(
+    /// Has its GPUs to itself for a while, and proves it: a file for each stays locked meanwhile, where nobody else has
+    /// locked it. Then it ends well, or leaves a child in a session of its own. Tells what it was given.
+    OnGpus = "on_gpus" -> Value { ledger: PathBuf, ms: u64, leak: bool, }
+);
+
+pub(crate) async fn on_gpus(task: OnGpus, cx: Context) -> Result<Value, TaskError> {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let visible = variable("CUDA_VISIBLE_DEVICES");
+    let mut locks = Vec::new();
+    for uuid in visible.split(',').filter(|uuid| !uuid.is_empty()) {
+        let mut file = File::options().create(true).append(true).open(task.ledger.join(uuid))?;
+        if file.try_lock().is_err() {
+            return Err(TaskError::fatal(format!("two tasks are on {uuid}")));
+        }
+        writeln!(file, "{}", std::process::id())?;
+        locks.push(file);
+    }
+    tokio::time::sleep(Duration::from_millis(task.ms)).await;
+    if task.leak {
+        let child = Command::new("setsid").args(["sleep", "3600"]).spawn()?;
+        note(Some(&task.ledger.join("leaked")), &child.id().to_string())?;
+    }
+    let order = variable("CUDA_DEVICE_ORDER");
+    Ok(serde_json::json!({"gpus": cx.gpus(), "visible": visible, "order": order}))
+}
 
 pub(crate) async fn complain(task: Complain, cx: Context) -> Result<u32, TaskError> {
     for line in 1..=6 {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod asks;
 mod aws;
 mod batches;
 mod chaos;
@@ -10,10 +11,12 @@ mod crashes;
 mod dead;
 mod demo;
 mod deployed;
+mod ecs;
 mod ends;
 mod eventbridge;
 mod every_command;
 mod foreign;
+mod gpus;
 mod idempotency;
 mod input;
 mod limits;
