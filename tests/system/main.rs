@@ -16,6 +16,7 @@ mod ends;
 mod eventbridge;
 mod every_command;
 mod foreign;
+mod gpu_view;
 mod gpus;
 mod idempotency;
 mod input;

@@ -13,8 +13,8 @@ use rhubarb_core::{
 };
 use rhubarb_host::{functions::FunctionSpec, process::ProcessSpec};
 
-/// What a function inherits of the agent's environment: what any program needs to run, and what AWS
-/// SDKs find their credentials by. Everything else of the agent's stays the agent's.
+/// What a function inherits of the agent's environment: what any program needs to run, where MPS shares out GPUs, and
+/// what AWS SDKs find their credentials by. Everything else of the agent's stays the agent's.
 const INHERITED: &[&str] = &[
     "PATH",
     "HOME",
@@ -23,6 +23,7 @@ const INHERITED: &[&str] = &[
     "LC_ALL",
     "TZ",
     "LD_LIBRARY_PATH",
+    "CUDA_MPS_PIPE_DIRECTORY",
     "RUST_BACKTRACE",
     "PYTHONPATH",
     "VIRTUAL_ENV",

@@ -36,8 +36,10 @@ fn devices(script: &GpuScript) -> String {
 }
 
 fn unavailable(error: GpuError) -> String {
-    let GpuError::Unavailable(reason) = error else { panic!("{error}") };
-    reason
+    match error {
+        GpuError::Unavailable(reason) => reason,
+        other => format!("not unavailable: {other:?}"),
+    }
 }
 
 /// How often the script was started, if it writes a line into `$DIR/starts` first.
@@ -190,7 +192,7 @@ async fn until_started(dir: &Path) {
 }
 
 #[tokio::test]
-async fn mps_leaves_the_devices_the_memory_that_it_says_in_the_order_that_cuda_sees() {
+async fn the_variables_of_cuda_and_mps_say_which_devices_there_are_and_what_memory_they_have() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("devices"), devices(&GpuScript::of(3))).unwrap();
     let vars = [
@@ -205,8 +207,11 @@ async fn mps_leaves_the_devices_the_memory_that_it_says_in_the_order_that_cuda_s
     assert_eq!(options.probe, ["/usr/bin/rhubarb", "gpu-probe"]);
     assert!(options.env.is_empty(), "neither is handed on what it does not need");
     options.helper = shell(&format!("while read q; do /bin/cat {}/devices; done", dir.path().display()));
-    let gib: Vec<u64> = GpuHelper::new(options).devices().await.unwrap().iter().map(|it| it.memory >> 30).collect();
-    assert_eq!(gib, [24, 24, 8], "all devices, and the first that CUDA sees is the third");
+    let gpus = GpuHelper::new(options);
+    let seen = gpus.devices().await.unwrap();
+    let seen: Vec<(&str, u64)> = seen.iter().map(|device| (device.uuid.as_str(), device.memory >> 30)).collect();
+    assert_eq!(seen, [("GPU-2", 8), ("GPU-0", 24)]);
+    assert!(gpus.limits_memory());
 }
 
 #[tokio::test]

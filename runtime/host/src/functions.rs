@@ -16,7 +16,7 @@ use std::{
 
 use rhubarb_core::{
     config::FunctionConfig,
-    gpu::GpuHold,
+    gpu::{GpuHold, mps::MPS_LIMIT},
     ids::{FunctionName, TaskId, TaskName},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -122,13 +122,15 @@ impl Child {
 
 impl Gpus {
     /// What the process is given, in place of anything else that is said about its devices.
-    fn variables(&self, hold: &Hold) -> [(OsString, OsString); 3] {
+    fn variables(&self, hold: &Hold) -> Vec<(OsString, OsString)> {
         let pair = |name: &str, value: String| (OsString::from(name), OsString::from(value));
-        [
+        let mut variables = vec![
             pair("CUDA_VISIBLE_DEVICES", hold.uuids().join(",")),
             pair("CUDA_DEVICE_ORDER", "PCI_BUS_ID".into()),
             pair(MARK, self.mark.clone()),
-        ]
+        ];
+        variables.extend(hold.memory_limits().map(|limits| pair(MPS_LIMIT, limits)));
+        variables
     }
 
     /// Lets the devices go. `left` are processes that are known to have outlived the process group.

@@ -39,6 +39,8 @@ pub struct GpuScript {
     pub no_driver: bool,
     /// The helper answers nothing any more.
     pub silent: bool,
+    /// The memory of the devices is what MPS leaves a process.
+    pub limits_memory: bool,
 }
 
 impl GpuScript {
@@ -206,6 +208,10 @@ impl GpuSource for ScriptedGpus {
             return Err(GpuError::Sick("the probe did not end in time".into()));
         }
         script.probe(uuid).map_err(GpuError::Sick)
+    }
+
+    fn limits_memory(&self) -> bool {
+        self.script().limits_memory
     }
 }
 

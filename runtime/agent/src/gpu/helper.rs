@@ -58,7 +58,7 @@ pub struct HelperOptions {
     pub probe: Vec<OsString>,
     /// What both get as environment.
     pub env: Vec<(OsString, OsString)>,
-    /// Which devices may be used: their order is that of the limits of `mps`.
+    /// Which devices may be used.
     pub visible: Visible,
     /// [`mps::MPS_LIMIT`].
     pub mps: Option<String>,
@@ -146,19 +146,14 @@ impl GpuHelper {
         }
     }
 
-    fn limited(&self, mut devices: Vec<GpuDevice>, is_first: bool) -> Vec<GpuDevice> {
-        let Some(limits) = &self.options.mps else { return devices };
-        let mut seen = visible(&devices, &self.options.visible);
-        if let Err(mistake) = mps::limit_memory(&mut seen, limits) {
-            if is_first {
-                tracing::warn!("{mistake}; no limit is taken");
-            }
-            return devices;
-        }
-        for device in &mut devices {
-            if let Some(limited) = seen.iter().find(|limited| limited.uuid == device.uuid) {
-                device.memory = limited.memory;
-            }
+    /// The devices that may be used, with the memory that MPS leaves of each.
+    fn usable(&self, all: &[GpuDevice], is_first: bool) -> Vec<GpuDevice> {
+        let mut devices = visible(all, &self.options.visible);
+        if let Some(limits) = &self.options.mps
+            && let Err(mistake) = mps::limit_memory(&mut devices, limits)
+            && is_first
+        {
+            tracing::warn!("{mistake}; no limit is taken");
         }
         devices
     }
@@ -190,7 +185,7 @@ impl GpuSource for GpuHelper {
             GpuAnswer::Readings(_) => return Err(state.out_of_step()),
         };
         let is_first = !std::mem::replace(&mut state.has_listed, true);
-        Ok(self.limited(devices, is_first))
+        Ok(self.usable(&devices, is_first))
     }
 
     async fn read(&self) -> Result<Vec<GpuReading>, GpuError> {
@@ -225,10 +220,16 @@ impl GpuSource for GpuHelper {
             Err(_) => Err(GpuError::Sick(format!("the probe did not end within {PROBE_MAX:?}"))),
         }
     }
+
+    fn limits_memory(&self) -> bool {
+        self.options.mps.as_deref().is_some_and(|limits| mps::limit_memory(&mut [], limits).is_ok())
+    }
 }
 
 /// What a probe ended with, and the first line it said.
 async fn outcome(child: &mut Child) -> std::io::Result<(Option<i32>, String)> {
+    // Held to the end: waiting for a child closes it, and that would end the probe.
+    let _starter = child.stdin.take();
     let mut told = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         stdout.take(TEXT_BYTES_MAX as u64).read_to_end(&mut told).await?;

@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use rhubarb_core::{
-    gpu::{GpuError, GpuHold, GpuLeaseId, GpuReading, GpuUsage, sickness},
+    gpu::{GpuError, GpuHold, GpuLeaseId, GpuReading, GpuUsage, mps::limits_of, sickness},
     ids::TaskId,
 };
 
@@ -79,7 +79,11 @@ impl Drop for GpuLease {
         if self.used.load(Relaxed) {
             self.pool.put_back_used(self.id);
         } else {
+            let had_tasks = self.pool.state().leases.get(&self.id).is_some_and(|entry| !entry.tasks.is_empty());
             self.pool.put_back_unused(self.id, std::mem::take(&mut self.uuids));
+            if had_tasks {
+                self.pool.note_change();
+            }
         }
     }
 }
@@ -88,6 +92,15 @@ impl Drop for GpuLease {
 impl GpuHold for GpuLease {
     fn uuids(&self) -> &[String] {
         &self.uuids
+    }
+
+    fn memory_limits(&self) -> Option<String> {
+        self.pool.source.limits_memory().then(|| {
+            let state = self.pool.state();
+            let devices = state.ledger.devices();
+            let memory = |uuid: &String| devices.iter().find(|(it, _)| it.uuid == *uuid).map_or(0, |(it, _)| it.memory);
+            limits_of(&self.uuids.iter().map(memory).collect::<Vec<_>>())
+        })
     }
 
     async fn begin(&self) -> Result<(), String> {

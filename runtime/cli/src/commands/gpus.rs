@@ -16,7 +16,7 @@ use rhubarb::Client;
 use rhubarb_agent::gpu::{LOCKS_DEFAULT, helper::GpuHelper, lift, quarantine_of};
 use rhubarb_core::{
     backend::{Heard, WorkerGpuState},
-    gpu::{GpuDevice, GpuError, GpuReading, GpuSource as _, Visible, visible, wire::check_uuid},
+    gpu::{GpuDevice, GpuError, GpuReading, GpuSource as _, wire::check_uuid},
     ids::{TaskId, WorkerId},
 };
 use serde::Serialize;
@@ -122,7 +122,6 @@ fn release(session: &Session, folders: &[PathBuf], uuid: &str) -> Result<()> {
 /// What is asked at each look.
 struct View {
     driver: GpuHelper,
-    visible: Visible,
     folders: Vec<PathBuf>,
     host: String,
     client: Option<Client>,
@@ -139,7 +138,7 @@ impl View {
             }
         };
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Ok(Self { visible: options.visible.clone(), driver: GpuHelper::new(options), folders, host, client })
+        Ok(Self { driver: GpuHelper::new(options), folders, host, client })
     }
 
     async fn show(&self, session: &Session) -> Result<()> {
@@ -164,7 +163,7 @@ impl View {
 
     /// The devices of this machine that may be used, and what is read of each.
     async fn here(&self) -> Result<Vec<(GpuDevice, Option<GpuReading>)>, GpuError> {
-        let devices = visible(&self.driver.devices().await?, &self.visible);
+        let devices = self.driver.devices().await?;
         let readings = self.driver.read().await?;
         let with_reading = |device: GpuDevice| {
             let reading = readings.iter().find(|reading| reading.uuid == device.uuid).cloned();

@@ -36,7 +36,9 @@ pub fn limits_of(memories: &[u64]) -> String {
 
 fn parse(limits: &str) -> Result<BTreeMap<usize, u64>, String> {
     let parts = limits.split(',').map(str::trim).filter(|part| !part.is_empty());
-    parts.map(|part| entry(part).ok_or_else(|| format!("{MPS_LIMIT}: `{part}` is no limit; write such as 0=8G"))).collect()
+    parts
+        .map(|part| entry(part).ok_or_else(|| format!("{MPS_LIMIT}: `{part}` is no limit; write such as 0=8G")))
+        .collect()
 }
 
 fn entry(part: &str) -> Option<(usize, u64)> {
@@ -89,7 +91,9 @@ mod tests {
 
     #[test]
     fn what_is_no_limit_is_named() {
-        for (limits, part) in [("0=8G,one=2G", "one=2G"), ("0", "0"), ("0=8X", "0=8X"), ("0=99999999999T", "0=99999999999T")] {
+        for (limits, part) in
+            [("0=8G,one=2G", "one=2G"), ("0", "0"), ("0=8X", "0=8X"), ("0=99999999999T", "0=99999999999T")]
+        {
             assert_eq!(limited(limits).unwrap_err(), format!("{MPS_LIMIT}: `{part}` is no limit; write such as 0=8G"));
         }
     }

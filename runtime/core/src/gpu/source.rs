@@ -22,7 +22,7 @@ pub enum GpuError {
 /// The devices of a machine. Every answer comes within a bound, also from a driver that hangs.
 #[async_trait]
 pub trait GpuSource: fmt::Debug + Send + Sync {
-    /// All devices that the driver shows to this process, MIG instances among them, in NVML's order. None where
+    /// The devices that this process may use, MIG instances among them, in the order that CUDA numbers them. None where
     /// there is no driver.
     async fn devices(&self) -> Result<Vec<GpuDevice>, GpuError>;
 
@@ -35,6 +35,12 @@ pub trait GpuSource: fmt::Debug + Send + Sync {
     ///
     /// `Sick` if the device failed, `Unavailable` if that could not be found out.
     async fn probe(&self, uuid: &str) -> Result<(), GpuError>;
+
+    /// True where the memory of the devices is what MPS leaves a process of it: each is to be told
+    /// ([`super::mps::limits_of`]).
+    fn limits_memory(&self) -> bool {
+        false
+    }
 }
 
 /// What a device did while a task held it.
@@ -79,6 +85,11 @@ pub enum RanOn {
 pub trait GpuHold: fmt::Debug + Send + Sync {
     /// The devices by UUID, as the function's `CUDA_VISIBLE_DEVICES` names them.
     fn uuids(&self) -> &[String];
+
+    /// What MPS is to leave the process of each, as the function's `CUDA_MPS_PINNED_DEVICE_MEM_LIMIT` says it.
+    fn memory_limits(&self) -> Option<String> {
+        None
+    }
 
     /// Reads them before a process is given them: to this they must come back before they go to the next.
     ///

@@ -123,11 +123,7 @@ mod tests {
 
     #[test]
     fn a_divided_devices_name_or_index_stands_for_its_instances() {
-        let part = |uuid: &str| GpuDevice {
-            uuid: uuid.into(),
-            parent: Some("GPU-aa11".into()),
-            ..devices().remove(0)
-        };
+        let part = |uuid: &str| GpuDevice { uuid: uuid.into(), parent: Some("GPU-aa11".into()), ..devices().remove(0) };
         let devices = [part("MIG-1"), part("MIG-2"), devices().remove(1)];
         let seen = |list: &str| {
             let variables = Visible { nvidia: None, cuda: Some(list.into()) };
