@@ -28,13 +28,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// How long a row holds without a renewal.
-const ROW_HOLD: Duration = Duration::from_secs(30);
+const ROW_HOLD: Duration = Duration::from_secs(15);
 /// A row that could not be renewed for so long may soon be somebody else's.
-const ROW_LOST_AFTER: Duration = Duration::from_secs(25);
-/// How often what is held is renewed. Four renewals may be lost.
-pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(5);
+const ROW_LOST_AFTER: Duration = Duration::from_secs(12);
+/// How often what is held is renewed. Three renewals may be lost.
+pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(3);
 const _: () =
-    assert!(ROW_LOST_AFTER.as_secs() < ROW_HOLD.as_secs() && RENEW_EVERY.as_secs() * 5 <= ROW_LOST_AFTER.as_secs());
+    assert!(ROW_LOST_AFTER.as_secs() < ROW_HOLD.as_secs() && RENEW_EVERY.as_secs() * 4 <= ROW_LOST_AFTER.as_secs());
 /// A note that is longer is none of ours.
 const NOTE_BYTES_MAX: u64 = 64 * 1024;
 

@@ -97,6 +97,8 @@ pub(super) struct Device {
     /// It is sick, and goes into quarantine when its lease ends.
     pub(super) doomed: Option<String>,
     pub(super) survivors: Vec<Survivor>,
+    /// Readings in a row that it was missing from.
+    pub(super) missed: u32,
     pub(super) quarantine: Option<super::check::Confined>,
     pub(super) probed: Option<Instant>,
 }
@@ -337,7 +339,8 @@ impl Inner {
         self.state().devices.values().filter_map(|device| device.elsewhere).min()
     }
 
-    /// Ends a lease whose devices no process had.
+    /// Ends a lease whose devices no process had. That is no change to those who wait: the one who feeds has made the
+    /// lease itself, and would wake itself for nothing.
     pub(super) fn put_back_unused(self: &Arc<Self>, id: GpuLeaseId, uuids: Vec<String>) {
         {
             let mut state = self.state();
@@ -345,7 +348,6 @@ impl Inner {
             state.ledger.put_back(id, false);
         }
         self.give_up_guards(uuids);
-        self.note_change();
     }
 
     /// Takes devices out of a lease that no process had yet.

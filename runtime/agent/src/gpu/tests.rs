@@ -375,6 +375,21 @@ async fn a_task_that_asks_for_fewer_devices_gives_the_others_back_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_that_led_to_nothing_wakes_nobody_and_one_whose_task_did_not_begin_does() {
+    let machine = Machine::with(1);
+    let pool = machine.agent("one", Shared::Both).await;
+    let mut changes = pool.changes();
+    changes.borrow_and_update();
+    drop(pool.lease(&ask(1)).await.unwrap());
+    looked_at(&pool).await;
+    assert!(!changes.has_changed().unwrap(), "who feeds would go round and round");
+    let lease = pool.lease(&ask(1)).await.unwrap();
+    lease.note_tasks(vec![TaskId::mint()]);
+    drop(lease);
+    assert!(changes.has_changed().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
 async fn usage_is_read_while_a_task_holds_a_device_and_once_for_the_shortest() {
     let machine = Machine::with(1);
     let pool = machine.agent("one", Shared::Both).await;
@@ -509,4 +524,14 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_mps_a_process_is_told_the_memory_of_its_own_devices() {
+    let machine = Machine::with(2);
+    let pool = machine.agent("one", Shared::Both).await;
+    let without = used(&pool, 1).await;
+    assert_eq!(without.memory_limits(), None);
+    machine.gpus.script().limits_memory = true;
+    assert_eq!(used(&pool, 1).await.memory_limits().as_deref(), Some("0=24576M"));
 }

@@ -19,6 +19,8 @@ use super::{
 const READ_EVERY: Duration = Duration::from_secs(1);
 /// Between two readings while nothing is.
 const READ_IDLE_EVERY: Duration = Duration::from_secs(10);
+/// A device that is missing from so many readings in a row no longer answers.
+const MISSED_MAX: u32 = 2;
 /// Between two probes of a device that nobody has.
 const PROBE_EVERY: Duration = Duration::from_secs(10 * 60);
 
@@ -116,10 +118,11 @@ impl Inner {
                     }
                 }
                 let Some(device) = state.devices.get_mut(&uuid) else { continue };
+                device.missed = if now.is_some() { 0 } else { device.missed.saturating_add(1) };
                 let found = match (&device.reading, now) {
-                    (Some(_), None) => Some("it no longer answers".to_owned()),
+                    (Some(_), None) if device.missed >= MISSED_MAX => Some("it no longer answers".to_owned()),
                     (Some(before), Some(now)) => sickness(before, now),
-                    (None, _) => None,
+                    (None, _) | (_, None) => None,
                 };
                 match (found, stands) {
                     (Some(reason), GpuState::Free) => sick.push((uuid, reason)),
