@@ -6,6 +6,7 @@
 
 mod gauges;
 pub mod table;
+mod usual;
 mod words;
 
 use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
@@ -18,12 +19,14 @@ use rhubarb_core::{
     backend::{WorkerGpu, WorkerGpuState},
     gpu::GpuReading,
     ids::{FunctionName, QueueName, TaskName, WorkerId},
+    row,
 };
 
 pub use self::gauges::{QueueSeen, Seen, Used, WorkerShown};
 use self::{
     gauges::{Gauges, State, Worker},
     table::{Instrument, attributes as by},
+    usual::Usuals,
     words::Words,
 };
 use crate::{names, queues::Queues};
@@ -47,6 +50,7 @@ pub struct Metrics {
     errors: Words,
     others: Words,
     gauges: Gauges,
+    usuals: Usuals,
     process_duration: Histogram<f64>,
     wait_duration: Histogram<f64>,
     attempts: Counter<u64>,
@@ -70,6 +74,7 @@ impl Metrics {
             errors: Words::default(),
             others: Words::default(),
             gauges,
+            usuals: Usuals::default(),
             process_duration: histogram(meter, table::PROCESS_DURATION),
             wait_duration: histogram(meter, table::WAIT_DURATION),
             attempts: counter(meter, table::ATTEMPTS),
@@ -85,19 +90,27 @@ impl Metrics {
 
     /// A task's first attempt has begun after so long.
     pub fn waited(&self, queue: &QueueName, task: &TaskName, wait: Duration) {
-        self.wait_duration.record(wait.as_secs_f64(), &[self.queue(queue), self.task(task)]);
+        let (seconds, attributes) = (wait.as_secs_f64(), || [self.queue(queue), self.task(task)]);
+        match self.usuals.of(queue, task) {
+            Some(usual) => usual.waited.get_or_init(|| self.wait_duration.bind(&attributes())).record(seconds),
+            None => self.wait_duration.record(seconds, &attributes()),
+        }
     }
 
     /// An attempt has run for so long; `error` is the kind of its failure, if it failed.
     pub fn ran(&self, queues: &Queues, queue: &QueueName, task: &TaskName, ran: Duration, error: Option<&str>) {
-        let [system, operation, destination] = queues.process(queue);
-        let (queue, task) = (self.queue(queue), self.task(task));
         let seconds = ran.as_secs_f64();
-        match error {
-            None => self.process_duration.record(seconds, &[system, operation, destination, queue, task]),
-            Some(kind) => {
-                let error = KeyValue::new(names::ERROR_TYPE, Value::String(self.errors.word(kind)));
-                self.process_duration.record(seconds, &[system, operation, destination, queue, task, error]);
+        let attributes = || {
+            let [system, operation, destination] = queues.process(queue);
+            [system, operation, destination, self.queue(queue), self.task(task)]
+        };
+        match (error, self.usuals.of(queue, task)) {
+            (None, Some(usual)) => usual.ran.get_or_init(|| self.process_duration.bind(&attributes())).record(seconds),
+            (None, None) => self.process_duration.record(seconds, &attributes()),
+            (Some(kind), _) => {
+                let mut attributes = attributes().to_vec();
+                attributes.push(KeyValue::new(names::ERROR_TYPE, Value::String(self.errors.word(kind))));
+                self.process_duration.record(seconds, &attributes);
             }
         }
     }
@@ -111,13 +124,25 @@ impl Metrics {
         settled: Option<&'static str>,
         retried: bool,
     ) {
-        let (queue, task) = (self.queue(queue), self.task(task));
-        self.attempts.add(1, &[queue.clone(), task.clone(), KeyValue::new(names::TASK_OUTCOME, outcome)]);
-        if let Some(state) = settled {
-            self.settled.add(1, &[queue.clone(), task.clone(), KeyValue::new(by::STATE, state)]);
+        let with =
+            |key: &'static str, word: &'static str| [self.queue(queue), self.task(task), KeyValue::new(key, word)];
+        let success = row::State::Succeeded.as_str();
+        let usual = (outcome == success).then(|| self.usuals.of(queue, task)).flatten();
+        match &usual {
+            Some(usual) => {
+                usual.succeeded.get_or_init(|| self.attempts.bind(&with(names::TASK_OUTCOME, outcome))).add(1);
+            }
+            None => self.attempts.add(1, &with(names::TASK_OUTCOME, outcome)),
+        }
+        match (settled, &usual) {
+            (Some(state), Some(usual)) if state == success => {
+                usual.settled.get_or_init(|| self.settled.bind(&with(by::STATE, state))).add(1);
+            }
+            (Some(state), _) => self.settled.add(1, &with(by::STATE, state)),
+            (None, _) => {}
         }
         if retried {
-            self.retries.add(1, &[queue, task]);
+            self.retries.add(1, &[self.queue(queue), self.task(task)]);
         }
     }
 
