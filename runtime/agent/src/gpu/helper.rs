@@ -205,7 +205,7 @@ impl GpuSource for GpuHelper {
     async fn probe(&self, uuid: &str) -> Result<(), GpuError> {
         let mut command = command(&self.options.probe, &self.options.env)
             .map_err(|error| GpuError::Unavailable(format!("the probe cannot be started: {error}")))?;
-        command.arg(uuid).env("CUDA_VISIBLE_DEVICES", uuid).env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+        command.kill_on_drop(true).arg(uuid).env("CUDA_VISIBLE_DEVICES", uuid).env("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
         let mut child =
             command.spawn().map_err(|error| GpuError::Unavailable(format!("the probe cannot be started: {error}")))?;
         match timeout(PROBE_MAX, outcome(&mut child)).await {
@@ -246,17 +246,28 @@ fn command(words: &[OsString], env: &[(OsString, OsString)]) -> std::io::Result<
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(env.iter().cloned());
     // Both end when their standard input does: with the agent, however it ends.
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     Ok(command)
 }
 
-/// A helper that runs. Dropped, it is killed.
+/// A helper that runs. Dropped, it is left to end by itself, which is kinder to the driver than being killed; one that
+/// owes an answer is killed.
 #[derive(Debug)]
 struct Process {
     questions: ChildStdin,
     answers: BufReader<ChildStdout>,
     has_answered: bool,
-    _child: Child,
+    owes_answer: bool,
+    child: Child,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.owes_answer {
+            // It may be gone already.
+            let _ = self.child.start_kill();
+        }
+    }
 }
 
 impl Process {
@@ -265,17 +276,19 @@ impl Process {
         let (Some(questions), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(std::io::Error::other("it has no pipes"));
         };
-        Ok(Self { questions, answers: BufReader::new(answers), has_answered: false, _child: child })
+        Ok(Self { questions, answers: BufReader::new(answers), has_answered: false, owes_answer: false, child })
     }
 
     async fn ask(&mut self, question: GpuQuestion) -> Result<GpuAnswer, String> {
         let most = if self.has_answered { ANSWER_MAX } else { FIRST_ANSWER_MAX };
+        self.owes_answer = true;
         let Ok(line) = timeout(most, self.exchange(question)).await else {
             return Err(format!("its helper did not answer within {most:?}"));
         };
         let line = line.map_err(|error| format!("its helper is gone: {error}"))?;
-        self.has_answered = true;
-        GpuAnswer::parse(&line).map_err(|error| format!("its helper said what is no answer: {error}"))
+        let answer = GpuAnswer::parse(&line).map_err(|error| format!("its helper said what is no answer: {error}"))?;
+        (self.has_answered, self.owes_answer) = (true, false);
+        Ok(answer)
     }
 
     async fn exchange(&mut self, question: GpuQuestion) -> std::io::Result<Vec<u8>> {

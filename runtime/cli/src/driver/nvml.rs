@@ -1,8 +1,9 @@
 //! The GPU helper: the process that asks NVML, the driver's management library, so that the agent need not.
 //!
-//! NVML's calls can block for good on a sick device, and it opens descriptors that children of the same process would
-//! inherit (they are not all close-on-exec); in a process of its own neither touches the agent. It reads questions
-//! from standard input and writes answers to standard output, and ends when the questions do: with the agent.
+//! A call into the driver can block for good on a sick device (NVIDIA/gpu-monitoring-tools issue 46, NVIDIA/NVSentinel
+//! issue 1576), and NVML keeps every device open for as long as its process lives (openpbs/openpbs pull request 1513);
+//! in a process of its own neither touches the agent or its children. It reads questions from standard input and writes
+//! answers to standard output, and ends when the questions do: with the agent.
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,7 @@
 //! How an agent and its GPU helper speak: one line of JSON each way, a question and its answer.
 //!
-//! The helper is a process of its own because the driver's library can block for good on a sick device and keeps
-//! descriptors that an agent's children would inherit. The agent asks when it wants to know, so that a reading is
+//! The helper is a process of its own because a call into the driver can block for good on a sick device, and nothing
+//! but the end of its process gets rid of it. The agent asks when it wants to know, so that a reading is
 //! never older than the question, and nothing runs between two questions. A line that breaks a rule here is no answer:
 //! the agent ends that helper and starts another.
 
