@@ -1,8 +1,9 @@
 //! The function that the whole-system tests run: each task does one thing that a test needs.
 //!
 //! With an argument it is no function of ours but a child that breaks the Runtime API's rules in that
-//! way (see [`rogue`]), or stands in for the GPU helper and the probe (see [`gpus`]).
+//! way (see [`rogue`]), stands in for the GPU helper and the probe (see [`gpus`]), or uses a real GPU (see [`device`]).
 
+mod device;
 mod gpus;
 mod rogue;
 mod tasks;
@@ -12,7 +13,7 @@ use rhubarb::Function;
 fn main() -> Result<(), rhubarb::Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Some(manner) = arguments.first() {
-        if !gpus::run(&arguments) {
+        if !gpus::run(&arguments) && !device::run(&arguments) {
             rogue::run(manner);
         }
         return Ok(());
@@ -39,6 +40,7 @@ fn main() -> Result<(), rhubarb::Error> {
             .on(tasks::grow)
             .on(tasks::complain)
             .on(tasks::once)
+            .on(device::use_gpu)
             .on(tasks::on_gpus)
             .run(),
     )

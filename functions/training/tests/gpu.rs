@@ -3,6 +3,8 @@
 //! The checks are ignored where there is no device; `tests/gpu` runs them on one. Everywhere else they run over the
 //! same kernels on the processor: that proves the kernels' numbers and every call that is made, and nothing about speed.
 
+#![expect(clippy::unwrap_used, reason = "a check that cannot begin fails")]
+
 use std::path::Path;
 
 use platform::{ArtifactName, Dataset, Model, Network};
@@ -146,6 +148,14 @@ fn a_training_that_diverges_on_a_device_says_so() {
     let mut trainer = Trainer::begin_at(Place::Gpu, a_task(1, &[24], 0), &bytes).unwrap();
     let refusal = trainer.run_epoch().unwrap_err().to_string();
     assert_eq!(refusal, "the training diverged in epoch 1: use a `learning_rate` below 0.05");
+}
+
+/// The words by which the host knows that a device's memory ran out.
+#[test]
+#[ignore = "needs an NVIDIA device"]
+fn memory_that_a_device_does_not_have_is_refused_by_name() {
+    let refusal = cuda::Gpu::open().unwrap().zeros::<u8>(1 << 45).err().map(|error| error.to_string());
+    assert_eq!(refusal.as_deref(), Some("cannot take memory on the device: CUDA_ERROR_OUT_OF_MEMORY (out of memory)"));
 }
 
 #[test]
