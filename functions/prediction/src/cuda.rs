@@ -4,8 +4,8 @@
 //! compiled when the first picture of a task is measured and kept for the others.
 
 use ::cuda::{CudaError, Gpu, Kernel};
-use image::RgbImage;
 
+use crate::picture::Picture;
 use crate::stains::{Stain, amounts_of, optical_density};
 use crate::tissue::{DAB_MAX, Histogram, LEVELS, Quantified, TINT, TISSUE_DENSITY_MIN};
 
@@ -45,7 +45,7 @@ impl Measurer {
     ///
     /// The device fails, or its memory is full.
     #[expect(unsafe_code, reason = "kernels are started")]
-    pub fn quantify(&self, picture: &RgbImage) -> Result<Quantified, CudaError> {
+    pub fn quantify(&self, picture: &Picture) -> Result<Quantified, CudaError> {
         self.gpu.enter_thread()?;
         let count = picture.pixels().len();
         if count == 0 {
@@ -54,7 +54,7 @@ impl Measurer {
         let densities: Vec<f64> = (0..=u8::MAX).map(|light| optical_density([light; 3])[0]).collect();
         let densities = self.gpu.upload(&densities)?;
         let [red, green, blue] = amounts_of(Stain::Dab);
-        let mut pixels = self.gpu.upload(picture.as_raw())?;
+        let mut pixels = self.gpu.upload(picture.pixels().as_flattened())?;
         let mut levels = self.gpu.zeros::<i16>(count)?;
         let mut histograms = self.gpu.zeros::<u32>(COPIES * LEVELS)?;
         let (pixel_count, copies) = (count as u64, COPIES as i32);
@@ -68,13 +68,13 @@ impl Measurer {
             histogram.add(copy);
         }
         let threshold = i32::from(histogram.threshold());
-        let [red, green, blue] = TINT.0.map(i32::from);
+        let [red, green, blue] = TINT.map(i32::from);
         let call = self.tint.call().with(&mut pixels).with(&pixel_count).with(&levels).with(&threshold);
         // SAFETY: three bytes and a level for each pixel.
         unsafe { call.with(&red).with(&green).with(&blue).start(count) }?;
         let tinted = self.gpu.download(&pixels)?;
         let mut overlay = picture.clone();
-        overlay.copy_from_slice(&tinted);
+        overlay.pixels_mut().as_flattened_mut().copy_from_slice(&tinted);
         Ok(histogram.conclude(overlay))
     }
 }

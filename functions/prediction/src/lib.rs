@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 pub use cuda::{KERNELS, Measurer};
-pub use picture::{PictureError, read_picture, write_picture};
+pub use picture::{Picture, PictureError, read_picture, write_picture};
 pub use stains::{Stain, deconvolve, stained_with};
 pub use tissue::{Quantified, quantify};
 
@@ -203,7 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_picture_has_its_report_in_order() {
-        let glass = write_picture(&image::RgbImage::from_pixel(8, 8, image::Rgb([250; 3]))).unwrap();
+        let glass = write_picture(&Picture::from_fn(8, 8, |_, _| [250; 3])).unwrap();
         let host = Host::new().with_blob("slides/a.png", SAMPLE_BYTES).with_blob("slides/b.png", glass);
         let output = host.run(quantify_tissue, pictures(&["slides/b.png", "slides/a.png"])).await.unwrap();
         let stained: Vec<_> = output.images.iter().map(|report| report.stained_percent.is_some()).collect();

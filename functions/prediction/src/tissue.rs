@@ -1,8 +1,9 @@
 //! Decides which pixels are tissue, and which tissue is stained.
 
-use image::{Rgb, RgbImage};
-
-use crate::stains::{Stain, deconvolve, optical_density};
+use crate::{
+    picture::Picture,
+    stains::{Stain, deconvolve, optical_density},
+};
 
 /// The mean optical density from which on a pixel is tissue. Empty glass has about 0.035.
 pub(crate) const TISSUE_DENSITY_MIN: f64 = 0.05;
@@ -12,7 +13,7 @@ const DAB_MIN: f64 = 0.15;
 /// The amount of DAB that the highest of the 256 levels stands for.
 pub(crate) const DAB_MAX: f64 = 2.4;
 /// What stained tissue is tinted with.
-pub(crate) const TINT: Rgb<u8> = Rgb([0, 255, 80]);
+pub(crate) const TINT: [u8; 3] = [0, 255, 80];
 
 /// How many levels of DAB are told apart.
 pub(crate) const LEVELS: usize = 256;
@@ -27,21 +28,21 @@ pub struct Quantified {
     /// The amount of DAB from which on tissue counts as stained.
     pub threshold: f64,
     /// The picture, with the stained tissue tinted.
-    pub overlay: RgbImage,
+    pub overlay: Picture,
 }
 
 /// Measures the tissue in a picture, and the stained part of it.
 ///
 /// The threshold is the one that divides the tissue's DAB best in two (Otsu, 1979), by the picture's own light.
-pub fn quantify(picture: &RgbImage) -> Quantified {
+pub fn quantify(picture: &Picture) -> Quantified {
     let mut histogram = Histogram::default();
-    for pixel in picture.pixels().filter(|pixel| is_tissue(pixel)) {
-        histogram.0[usize::from(dab_level(pixel))] += 1;
+    for pixel in picture.pixels().iter().filter(|pixel| is_tissue(**pixel)) {
+        histogram.0[usize::from(dab_level(*pixel))] += 1;
     }
     let threshold = histogram.threshold();
     let mut overlay = picture.clone();
     for pixel in overlay.pixels_mut() {
-        if is_tissue(pixel) && dab_level(pixel) > threshold {
+        if is_tissue(*pixel) && dab_level(*pixel) > threshold {
             *pixel = tinted(*pixel);
         }
     }
@@ -69,7 +70,7 @@ impl Histogram {
     }
 
     /// What was found in the picture of this overlay.
-    pub(crate) fn conclude(&self, overlay: RgbImage) -> Quantified {
+    pub(crate) fn conclude(&self, overlay: Picture) -> Quantified {
         let threshold = self.threshold();
         let sum = |counts: &[u32]| counts.iter().map(|&count| count as usize).sum::<usize>();
         let (tissue, stained) = (sum(&self.0), sum(&self.0[usize::from(threshold) + 1..]));
@@ -101,12 +102,12 @@ fn otsu_level(histogram: &[u32; LEVELS]) -> u8 {
     (0..=255).max_by(|a, b| between(usize::from(*a)).total_cmp(&between(usize::from(*b))).then(b.cmp(a))).unwrap_or(0)
 }
 
-fn is_tissue(pixel: &Rgb<u8>) -> bool {
-    optical_density(pixel.0).iter().sum::<f64>() / 3.0 >= TISSUE_DENSITY_MIN
+fn is_tissue(pixel: [u8; 3]) -> bool {
+    optical_density(pixel).iter().sum::<f64>() / 3.0 >= TISSUE_DENSITY_MIN
 }
 
-fn dab_level(pixel: &Rgb<u8>) -> u8 {
-    to_level(deconvolve(pixel.0)[Stain::Dab as usize])
+fn dab_level(pixel: [u8; 3]) -> u8 {
+    to_level(deconvolve(pixel)[Stain::Dab as usize])
 }
 
 fn to_level(amount: f64) -> u8 {
@@ -114,9 +115,9 @@ fn to_level(amount: f64) -> u8 {
     (amount / DAB_MAX * 255.0).round() as u8
 }
 
-fn tinted(pixel: Rgb<u8>) -> Rgb<u8> {
+fn tinted(pixel: [u8; 3]) -> [u8; 3] {
     let mix = |channel: usize| pixel[channel] / 2 + TINT[channel] / 2;
-    Rgb([mix(0), mix(1), mix(2)])
+    [mix(0), mix(1), mix(2)]
 }
 
 #[cfg(test)]
@@ -125,10 +126,10 @@ mod tests {
     use crate::{SAMPLE_BYTES, read_picture, stained_with};
 
     /// Four columns: glass, blue nuclei, faint brown, strong brown.
-    fn a_section() -> RgbImage {
+    fn a_section() -> Picture {
         let columns =
             [[255; 3], stained_with([0.5, 0.0, 0.0]), stained_with([0.3, 0.0, 0.1]), stained_with([0.1, 0.0, 0.9])];
-        RgbImage::from_fn(4, 10, |x, _| Rgb(columns[x as usize]))
+        Picture::from_fn(4, 10, |x, _| columns[x as usize])
     }
 
     #[test]
@@ -142,28 +143,28 @@ mod tests {
     fn the_overlay_tints_what_is_stained_and_nothing_else() {
         let section = a_section();
         let overlay = quantify(&section).overlay;
-        for (x, y, pixel) in section.enumerate_pixels() {
-            let expected = if x == 3 { tinted(*pixel) } else { *pixel };
-            assert_eq!(*overlay.get_pixel(x, y), expected, "{x} {y}");
+        for (place, (pixel, found)) in section.pixels().iter().zip(overlay.pixels()).enumerate() {
+            let expected = if place % 4 == 3 { tinted(*pixel) } else { *pixel };
+            assert_eq!(*found, expected, "{place}");
         }
     }
 
     #[test]
     fn tissue_without_dab_has_nothing_stained() {
         let shades = [0.2, 0.5, 0.8].map(|amount| stained_with([amount, 0.0, 0.02]));
-        let found = quantify(&RgbImage::from_fn(30, 10, |x, _| Rgb(shades[x as usize % 3])));
+        let found = quantify(&Picture::from_fn(30, 10, |x, _| shades[x as usize % 3]));
         assert_eq!((found.tissue, found.stained), (1.0, Some(0.0)));
     }
 
     #[test]
     fn tissue_that_is_brown_all_over_is_stained_all_over() {
-        let brown = Rgb(stained_with([0.1, 0.0, 0.9]));
-        assert_eq!(quantify(&RgbImage::from_pixel(5, 5, brown)).stained, Some(1.0));
+        let brown = stained_with([0.1, 0.0, 0.9]);
+        assert_eq!(quantify(&Picture::from_fn(5, 5, |_, _| brown)).stained, Some(1.0));
     }
 
     #[test]
     fn an_empty_slide_has_no_tissue() {
-        let found = quantify(&RgbImage::from_pixel(5, 5, Rgb([250; 3])));
+        let found = quantify(&Picture::from_fn(5, 5, |_, _| [250; 3]));
         assert_eq!((found.tissue, found.stained), (0.0, None));
     }
 

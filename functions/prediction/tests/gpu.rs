@@ -5,8 +5,7 @@
 
 use std::path::Path;
 
-use image::RgbImage;
-use prediction::{KERNELS, Measurer, QuantifyTissue, SAMPLE_BYTES, quantify, quantify_tissue, read_picture};
+use prediction::{KERNELS, Measurer, Picture, QuantifyTissue, SAMPLE_BYTES, quantify, quantify_tissue, read_picture};
 use rhubarb::testing::Host;
 use rhubarb_testkit::cuda::{CudaStandIn, nvrtc, run_ignored};
 
@@ -50,10 +49,9 @@ fn the_sample_is_measured_on_a_device_as_on_the_processor() {
 fn any_picture_is_measured_on_a_device_as_on_the_processor() {
     let measurer = Measurer::open().unwrap();
     let mut rng = fastrand::Rng::with_seed(11);
-    let mut noise =
-        |width, height| RgbImage::from_fn(width, height, |_, _| image::Rgb([rng.u8(..), rng.u8(..), rng.u8(..)]));
-    let glass = RgbImage::from_pixel(9, 9, image::Rgb([250; 3]));
-    for picture in [noise(1, 1), noise(17, 31), noise(640, 480), glass, RgbImage::new(0, 0)] {
+    let mut noise = |width, height| Picture::from_fn(width, height, |_, _| [rng.u8(..), rng.u8(..), rng.u8(..)]);
+    let glass = Picture::from_fn(9, 9, |_, _| [250; 3]);
+    for picture in [noise(1, 1), noise(17, 31), noise(640, 480), glass, Picture::from_fn(0, 0, |_, _| [0; 3])] {
         assert_eq!(measurer.quantify(&picture).unwrap(), quantify(&picture), "{:?}", picture.dimensions());
     }
 }
