@@ -40,12 +40,13 @@ const TABLE: &str = r#"
 0  | enqueue family --args '{"children": 2}' --id <parent> --wait --json  | /state=succeeded
 0  | enqueue noop --queue low --id <waits> --json                         | /id=<waits> & /existing=false
 0  | enqueue noop --queue low --id <eta> --eta 2100-01-01T00:00:00Z       | <eta>
-0  | enqueue echo --args @args.json --queue high --delay 1h --expires 2h --timeout 30s --max-attempts 2 --id <later> --idempotency-key k --window 2h --fairness-key f --concurrency-key c | <later>
-0  | task <later> --json                                                  | /state=scheduled & /queue=high & /spec/args/value=7 & /spec/timeout_ms=30000 & /spec/max_attempts=2 & /spec/idempotency_key=k & /spec/fairness_key=f & /spec/concurrency_key=c
+0  | enqueue echo --args @args.json --queue high --delay 1h --expires 2h --timeout 30s --max-attempts 2 --gpus 0 --id <later> --idempotency-key k --window 2h --fairness-key f --concurrency-key c | <later>
+0  | task <later> --json                                                  | /state=scheduled & /queue=high & /spec/args/value=7 & /spec/timeout_ms=30000 & /spec/max_attempts=2 & /spec/gpus=0 & /spec/idempotency_key=k & /spec/fairness_key=f & /spec/concurrency_key=c
 0  | enqueue echo --args '{"value": 7}' --queue high --idempotency-key k --json | /id=<later> & /existing=true
 2  | enqueue echo --args '{"value": 8}' --queue high --idempotency-key k  | <later> & other arguments
 2  | enqueue echo --id <later>                                            | <later> & scheduled
 2  | enqueue echo --ordering-key o                                        | `ordering_key` & fifo = true
+2  | enqueue echo --gpus 1                                                | `gpus` of 1 & no queue has as many
 2  | enqueue echo --args '{not json'                                      | JSON
 64 | enqueue echo --queue hihg                                            | hihg
 2  | enqueue ../x                                                         | task name

@@ -23,9 +23,12 @@ impl Crew {
         Self { stoppers, work }
     }
 
-    /// Waits for a signal and drains.
-    pub(crate) async fn until_stopped(self, signals: &mut StopSignals) -> Result<()> {
-        let signal = signals.next().await;
+    /// Waits for a signal and drains, or until the agents have drained by themselves: their Spot instance is to go.
+    pub(crate) async fn until_stopped(mut self, signals: &mut StopSignals) -> Result<()> {
+        let signal = tokio::select! {
+            signal = signals.next() => signal,
+            done = &mut self.work => return self.told(&done.unwrap_or_default()),
+        };
         tracing::info!("{signal}: draining; a second one ends at once and hands the work back");
         self.drain(signals).await
     }
@@ -43,6 +46,10 @@ impl Crew {
                 }
             }
         };
+        self.told(&summaries)
+    }
+
+    fn told(&self, summaries: &[Summary]) -> Result<()> {
         if summaries.len() == self.stoppers.len() && summaries.iter().all(|summary| summary.settled) {
             return Ok(());
         }
