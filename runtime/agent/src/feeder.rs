@@ -154,16 +154,7 @@ impl Feeder {
     }
 
     async fn take(&self, queue: &QueueConfig, row: Option<&QueueRow>, max: usize) -> Result<Vec<Won>, ()> {
-        let policy = ClaimPolicy {
-            queue: queue.name.clone(),
-            ack: queue.ack,
-            lease: queue.lease,
-            max_attempts: queue.retry.max_attempts,
-            raw_task: queue.raw_task.clone(),
-            purged_before: row.and_then(|row| row.purged_before),
-            keep: (queue.keep, queue.keep_failed),
-            limits: queue.limits,
-        };
+        let policy = ClaimPolicy::of(queue, row);
         // Deliveries that led to nothing are gone from the queue: look again, as long as there are any.
         loop {
             let began = SystemTime::now();

@@ -228,16 +228,7 @@ async fn whole(
             answer?;
         }
     }
-    let policy = ClaimPolicy {
-        queue: queue.clone(),
-        ack,
-        lease: LEASE,
-        max_attempts: 3,
-        raw_task: None,
-        purged_before: None,
-        keep: (KEEP, KEEP),
-        limits: rhubarb_core::permit::QueueLimits::NONE,
-    };
+    let policy = ClaimPolicy { lease: LEASE, keep: (KEEP, KEEP), ..ClaimPolicy::new(queue.clone(), ack) };
     let worker = WorkerId::new("light")?;
     let mut left = tasks / BATCH * BATCH;
     while left > 0 {

@@ -23,14 +23,8 @@ async fn backend(emulator: &Emulator, config: &Config) -> AwsBackend {
 
 fn policy(queue: &QueueName) -> ClaimPolicy {
     ClaimPolicy {
-        queue: queue.clone(),
-        ack: AckMode::Message,
-        lease: Duration::from_secs(30),
-        max_attempts: 3,
-        raw_task: None,
-        purged_before: None,
         keep: (Duration::from_secs(3600), Duration::from_secs(3600)),
-        limits: rhubarb_core::permit::QueueLimits::NONE,
+        ..ClaimPolicy::new(queue.clone(), AckMode::Message)
     }
 }
 

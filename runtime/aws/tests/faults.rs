@@ -73,16 +73,7 @@ fn new_task() -> Submission {
 }
 
 fn policy(ack: AckMode) -> ClaimPolicy {
-    ClaimPolicy {
-        queue: queue(),
-        ack,
-        lease: LEASE,
-        max_attempts: 50,
-        raw_task: None,
-        purged_before: None,
-        keep: (DAY, DAY),
-        limits: rhubarb_core::permit::QueueLimits::NONE,
-    }
+    ClaimPolicy { lease: LEASE, max_attempts: 50, keep: (DAY, DAY), ..ClaimPolicy::new(queue(), ack) }
 }
 
 fn done(won: &Won) -> Finish {

@@ -60,14 +60,10 @@ impl Line {
 
     async fn take(&self, max: usize, wait: Duration) -> Vec<Won> {
         let policy = ClaimPolicy {
-            queue: self.queue.clone(),
-            ack: AckMode::Message,
             lease: LEASE,
             max_attempts: 1,
-            raw_task: None,
-            purged_before: None,
             keep: (HOUR, HOUR),
-            limits: rhubarb_core::permit::QueueLimits::NONE,
+            ..ClaimPolicy::new(self.queue.clone(), AckMode::Message)
         };
         let worker = WorkerId::new("w").unwrap();
         self.backend.take(Take { policy: &policy, worker: &worker, max, wait }).await.unwrap().won

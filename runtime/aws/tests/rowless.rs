@@ -53,16 +53,7 @@ async fn run(backend: &AwsBackend, config: &Config, track: Track, outcome: &Outc
     }
     let worker = WorkerId::new("w").unwrap();
     let keep = (Duration::from_secs(3600), Duration::from_secs(3600));
-    let policy = ClaimPolicy {
-        queue: queue.clone(),
-        ack: AckMode::Message,
-        lease: Duration::from_secs(30),
-        max_attempts: 3,
-        raw_task: None,
-        purged_before: None,
-        keep,
-        limits: rhubarb_core::permit::QueueLimits::NONE,
-    };
+    let policy = ClaimPolicy { keep, ..ClaimPolicy::new(queue.clone(), AckMode::Message) };
     let mut won: Vec<Won> = Vec::new();
     while won.len() < TASKS {
         let take = Take { policy: &policy, worker: &worker, max: TASKS, wait: Duration::ZERO };

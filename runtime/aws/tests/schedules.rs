@@ -216,16 +216,7 @@ async fn run_tick(place: &Place, input: &str) -> BTreeMap<String, u64> {
     place.backend.broker().send(&queue, &[message]).await.pop().unwrap().unwrap();
     let before = place.backend.requests();
     let keep = (Duration::from_secs(3600), Duration::from_secs(3600));
-    let policy = ClaimPolicy {
-        queue: queue.clone(),
-        ack: AckMode::Message,
-        lease: Duration::from_secs(30),
-        max_attempts: 3,
-        raw_task: None,
-        purged_before: None,
-        keep,
-        limits: rhubarb_core::permit::QueueLimits::NONE,
-    };
+    let policy = ClaimPolicy { keep, ..ClaimPolicy::new(queue.clone(), AckMode::Message) };
     let worker = WorkerId::new("w").unwrap();
     let take = Take { policy: &policy, worker: &worker, max: 1, wait: Duration::from_secs(10) };
     let won = place.backend.take(take).await.unwrap().won.pop().unwrap();

@@ -132,17 +132,9 @@ impl Net<'_> {
     async fn policy(&self) -> Result<ClaimPolicy, StoreError> {
         let rows = self.backend.tasks().queues().await?;
         let queue = self.queue;
-        Ok(ClaimPolicy {
-            queue: queue.name.clone(),
-            ack: AckMode::Message,
-            lease: queue.lease,
-            max_attempts: queue.retry.max_attempts,
-            raw_task: queue.raw_task.clone(),
-            purged_before: rows.iter().find(|row| row.queue == queue.name).and_then(|row| row.purged_before),
-            keep: (queue.keep, queue.keep_failed),
-            // Nothing runs: it needs no permit.
-            limits: QueueLimits::NONE,
-        })
+        let row = rows.iter().find(|row| row.queue == queue.name);
+        // Nothing runs: it needs no permit.
+        Ok(ClaimPolicy { ack: AckMode::Message, limits: QueueLimits::NONE, ..ClaimPolicy::of(queue, row) })
     }
 
     /// Sends the doorbell of a task that is to start later to its queue again.

@@ -202,16 +202,8 @@ mod tests {
         let submission = Submission::new(&envelope, name.clone(), Window::DEFAULT);
         backend.submit(&[submission], Timestamp(0)).await.remove(0).unwrap();
 
-        let policy = ClaimPolicy {
-            queue: name.clone(),
-            ack: AckMode::Message,
-            lease: LEASE,
-            max_attempts: 3,
-            raw_task: None,
-            purged_before: None,
-            keep: (LEASE, LEASE),
-            limits: rhubarb_core::permit::QueueLimits::NONE,
-        };
+        let policy =
+            ClaimPolicy { lease: LEASE, keep: (LEASE, LEASE), ..ClaimPolicy::new(name.clone(), AckMode::Message) };
         let take = Take { policy: &policy, worker: &"w".parse().unwrap(), max: 1, wait: Duration::ZERO };
         let won = backend.take(take).await.unwrap().won.remove(0);
         let text = "[app]\nname = \"tests\"\n[functions.f]\npackage = \"f\"\n";

@@ -73,14 +73,9 @@ impl World {
     async fn take_all(&self) -> usize {
         let queue = self.queue();
         let policy = ClaimPolicy {
-            queue: queue.name.clone(),
-            ack: AckMode::Lease,
             lease: queue.lease,
-            max_attempts: 3,
-            raw_task: None,
-            purged_before: None,
             keep: (queue.keep, queue.keep_failed),
-            limits: rhubarb_core::permit::QueueLimits::NONE,
+            ..ClaimPolicy::new(queue.name.clone(), AckMode::Lease)
         };
         let mut taken = 0;
         loop {

@@ -246,7 +246,7 @@ impl Feeder {
         times: Times,
     ) -> Vec<Fate> {
         self.ear.clear();
-        let policy = self.policy(row);
+        let policy = ClaimPolicy::of(&self.queue, row);
         let receipts: Vec<ReceiptHandle> = deliveries.iter().map(|delivery| delivery.receipt.clone()).collect();
         let claimed = rowless::open(&*self.backend, self.queue.track, &policy, &self.worker, deliveries).await;
         let batch = self.host.open(&self.queue, claimed.taken.won).await;
@@ -263,22 +263,9 @@ impl Feeder {
         pending.iter().map(fate).collect()
     }
 
-    fn policy(&self, row: Option<&QueueRow>) -> ClaimPolicy {
-        ClaimPolicy {
-            queue: self.queue.name.clone(),
-            ack: self.queue.ack,
-            lease: self.queue.lease,
-            max_attempts: self.queue.retry.max_attempts,
-            raw_task: self.queue.raw_task.clone(),
-            purged_before: row.and_then(|row| row.purged_before),
-            keep: (self.queue.keep, self.queue.keep_failed),
-            limits: self.queue.limits,
-        }
-    }
-
     async fn put_back(&self, deliveries: Vec<Delivery>, delay: Duration) -> Vec<Fate> {
         if self.queue.track != Track::Full {
-            return rowless::put_back(&*self.backend, &self.policy(None), deliveries, delay).await;
+            return rowless::put_back(&*self.backend, &ClaimPolicy::of(&self.queue, None), deliveries, delay).await;
         }
         let fates = vec![Fate::Back(delay); deliveries.len()];
         self.release(deliveries.into_iter().map(|delivery| (delivery.receipt, delay)).collect()).await;

@@ -184,16 +184,8 @@ async fn a_task_that_another_holds_comes_back_after_that_lease() {
 
 /// Claims as another worker would, whose message stays hidden for long.
 async fn take_elsewhere(sandbox: &Sandbox) {
-    let policy = ClaimPolicy {
-        queue: queue(),
-        ack: AckMode::Message,
-        lease: 30 * SECOND,
-        max_attempts: 3,
-        raw_task: None,
-        purged_before: None,
-        keep: (SECOND, SECOND),
-        limits: rhubarb_core::permit::QueueLimits::NONE,
-    };
+    let policy =
+        ClaimPolicy { lease: 30 * SECOND, keep: (SECOND, SECOND), ..ClaimPolicy::new(queue(), AckMode::Message) };
     let worker = "elsewhere".parse().unwrap();
     let take = Take { policy: &policy, worker: &worker, max: 1, wait: Duration::ZERO };
     let won = sandbox.backend.take(take).await.unwrap().won;

@@ -48,16 +48,7 @@ async fn submit(backend: &LocalBackend, queue: &QueueName, from: usize, count: u
 }
 
 fn policy(queue: &QueueName) -> ClaimPolicy {
-    ClaimPolicy {
-        queue: queue.clone(),
-        ack: AckMode::Lease,
-        lease: Duration::from_secs(30),
-        max_attempts: 3,
-        raw_task: None,
-        purged_before: None,
-        keep: (HOUR, HOUR),
-        limits: rhubarb_core::permit::QueueLimits::NONE,
-    }
+    ClaimPolicy { keep: (HOUR, HOUR), ..ClaimPolicy::new(queue.clone(), AckMode::Lease) }
 }
 
 fn median(mut took: Vec<Duration>) -> Duration {

@@ -35,16 +35,7 @@ fn submissions(queue: &QueueName, count: usize) -> Result<Vec<Submission>, AnyEr
 
 fn policy(queue: &QueueName) -> ClaimPolicy {
     let keep = Duration::from_secs(7 * 24 * 60 * 60);
-    ClaimPolicy {
-        queue: queue.clone(),
-        ack: AckMode::Lease,
-        lease: Duration::from_secs(30),
-        max_attempts: 3,
-        raw_task: None,
-        purged_before: None,
-        keep: (keep, keep),
-        limits: rhubarb_core::permit::QueueLimits::NONE,
-    }
+    ClaimPolicy { keep: (keep, keep), ..ClaimPolicy::new(queue.clone(), AckMode::Lease) }
 }
 
 fn finish(queue: &QueueName, won: &Won, keep: (Duration, Duration)) -> Result<Finish, AnyError> {

@@ -69,14 +69,9 @@ async fn enqueue_twice(plan: Plan) {
     }
 
     let policy = ClaimPolicy {
-        queue,
-        ack: AckMode::Lease,
-        lease: Duration::from_secs(30),
         max_attempts: 1,
-        raw_task: None,
-        purged_before: None,
         keep: (Duration::from_secs(60), Duration::from_secs(60)),
-        limits: rhubarb_core::permit::QueueLimits::NONE,
+        ..ClaimPolicy::new(queue, AckMode::Lease)
     };
     let worker = WorkerId::new("w").unwrap();
     let mut taken = BTreeSet::new();

@@ -131,14 +131,8 @@ fn spec(queue: &QueueName) -> rhubarb::core::backend::QueueSpec {
 
 fn policy(name: &str) -> ClaimPolicy {
     ClaimPolicy {
-        queue: queue(name),
-        ack: AckMode::Lease,
-        lease: Duration::from_secs(30),
-        max_attempts: 3,
-        raw_task: None,
-        purged_before: None,
         keep: (Duration::from_secs(60), Duration::from_secs(60)),
-        limits: rhubarb_core::permit::QueueLimits::NONE,
+        ..ClaimPolicy::new(queue(name), AckMode::Lease)
     }
 }
 

@@ -40,16 +40,8 @@ async fn submit(backend: &dyn Backend, submission: &Submission) -> Submitted {
 }
 
 async fn take(backend: &dyn Backend, submission: &Submission) -> Taken {
-    let policy = ClaimPolicy {
-        queue: submission.queue.clone(),
-        ack: AckMode::Message,
-        lease: LEASE,
-        max_attempts: 3,
-        raw_task: None,
-        purged_before: None,
-        keep: KEEP,
-        limits: rhubarb_core::permit::QueueLimits::NONE,
-    };
+    let policy =
+        ClaimPolicy { lease: LEASE, keep: KEEP, ..ClaimPolicy::new(submission.queue.clone(), AckMode::Message) };
     let worker = WorkerId::new("w").unwrap();
     backend.take(Take { policy: &policy, worker: &worker, max: 1, wait: Duration::ZERO }).await.unwrap()
 }

@@ -55,14 +55,10 @@ impl World {
 
     async fn take(&self, worker: &str) -> Won {
         let policy = ClaimPolicy {
-            queue: self.queue.clone(),
-            ack: AckMode::Lease,
             lease: LEASE,
             max_attempts: 2,
-            raw_task: None,
-            purged_before: None,
             keep: KEEP,
-            limits: rhubarb_core::permit::QueueLimits::NONE,
+            ..ClaimPolicy::new(self.queue.clone(), AckMode::Lease)
         };
         let worker = WorkerId::new(worker).unwrap();
         let take = Take { policy: &policy, worker: &worker, max: 1, wait: Duration::ZERO };

@@ -6,16 +6,18 @@ use async_trait::async_trait;
 
 use crate::{
     backend::{
-        BlobKey, Blobs, Broker, Delivery, Doorbell, DueRing, Log, OutgoingMessage, Reach, Result, Rung, Schedules,
-        Settlement, Submission, Submitted, TaskDetail, Tasks, Window, WonRow, Workers,
+        BlobKey, Blobs, Broker, Delivery, Doorbell, DueRing, Log, OutgoingMessage, QueueRow, Reach, Result, Rung,
+        Schedules, Settlement, Submission, Submitted, TaskDetail, Tasks, Window, WonRow, Workers,
         batches::{self, Bell},
         claim_deliveries,
     },
+    config::QueueConfig,
     envelope::DecodeError,
     ids::{MessageId, QueueName, ReceiptHandle, TaskId, TaskName, WorkerId},
-    limits::UNKNOWN_TASK_PATIENCE,
+    limits::{KEEP_DEFAULT, KEEP_FAILED_DEFAULT, LEASE_DEFAULT, UNKNOWN_TASK_PATIENCE},
     outcome::{Failure, Outcome},
     permit::QueueLimits,
+    retry::RetryPolicy,
     row::{AckMode, ClaimTerms, Settled},
     time::Timestamp,
 };
@@ -45,6 +47,36 @@ pub struct ClaimPolicy {
 }
 
 impl ClaimPolicy {
+    /// The policy of a queue as it is configured. `row` is what the store says of it.
+    #[must_use]
+    pub fn of(queue: &QueueConfig, row: Option<&QueueRow>) -> Self {
+        Self {
+            queue: queue.name.clone(),
+            ack: queue.ack,
+            lease: queue.lease,
+            max_attempts: queue.retry.max_attempts,
+            raw_task: queue.raw_task.clone(),
+            purged_before: row.and_then(|row| row.purged_before),
+            keep: (queue.keep, queue.keep_failed),
+            limits: queue.limits,
+        }
+    }
+
+    /// The policy of a queue of which nothing else is said.
+    #[must_use]
+    pub fn new(queue: QueueName, ack: AckMode) -> Self {
+        Self {
+            queue,
+            ack,
+            lease: LEASE_DEFAULT,
+            max_attempts: RetryPolicy::default().max_attempts,
+            raw_task: None,
+            purged_before: None,
+            keep: (KEEP_DEFAULT, KEEP_FAILED_DEFAULT),
+            limits: QueueLimits::NONE,
+        }
+    }
+
     /// The terms of one worker's claims.
     #[must_use]
     pub const fn terms<'a>(&self, worker: &'a WorkerId) -> ClaimTerms<'a> {

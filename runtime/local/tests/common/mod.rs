@@ -53,16 +53,7 @@ pub(crate) fn worker(name: &str) -> WorkerId {
 }
 
 pub(crate) fn policy(name: &str, ack: AckMode) -> ClaimPolicy {
-    ClaimPolicy {
-        queue: queue(name),
-        ack,
-        lease: Duration::from_secs(30),
-        max_attempts: 3,
-        raw_task: None,
-        purged_before: None,
-        keep: (Duration::from_secs(3_600), Duration::from_secs(7_200)),
-        limits: rhubarb_core::permit::QueueLimits::NONE,
-    }
+    ClaimPolicy { keep: (Duration::from_secs(3_600), Duration::from_secs(7_200)), ..ClaimPolicy::new(queue(name), ack) }
 }
 
 pub(crate) fn envelope(args: &str) -> Envelope {

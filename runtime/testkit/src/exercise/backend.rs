@@ -103,16 +103,7 @@ impl Case<'_> {
     }
 
     fn policy(&self, queue: &QueueName) -> ClaimPolicy {
-        ClaimPolicy {
-            queue: queue.clone(),
-            ack: self.ack,
-            lease: LEASE,
-            max_attempts: 3,
-            raw_task: None,
-            purged_before: None,
-            keep: KEEP,
-            limits: rhubarb_core::permit::QueueLimits::NONE,
-        }
+        ClaimPolicy { lease: LEASE, keep: KEEP, ..ClaimPolicy::new(queue.clone(), self.ack) }
     }
 
     async fn submit_one(&self, submission: &Submission) -> Result<Submitted> {

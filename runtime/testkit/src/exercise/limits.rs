@@ -86,16 +86,7 @@ impl Case<'_> {
     }
 
     async fn take(&self, queue: &QueueName, limits: QueueLimits) -> Vec<Won> {
-        let policy = ClaimPolicy {
-            queue: queue.clone(),
-            ack: self.ack,
-            lease: self.lease,
-            max_attempts: 3,
-            raw_task: None,
-            purged_before: None,
-            keep: KEEP,
-            limits,
-        };
+        let policy = ClaimPolicy { lease: self.lease, keep: KEEP, limits, ..ClaimPolicy::new(queue.clone(), self.ack) };
         let worker = WorkerId::new("exercise-1").unwrap();
         let mut won = Vec::new();
         // As an agent does: what led to nothing is gone from the queue, and there may be more.

@@ -78,14 +78,10 @@ impl Case<'_> {
 
     async fn take_now(&self, queue: &QueueName) -> Taken {
         let policy = ClaimPolicy {
-            queue: queue.clone(),
-            ack: AckMode::Message,
             lease: LEASE,
             max_attempts: 2,
-            raw_task: None,
-            purged_before: None,
             keep: KEEP,
-            limits: rhubarb_core::permit::QueueLimits::NONE,
+            ..ClaimPolicy::new(queue.clone(), AckMode::Message)
         };
         let take = Take { policy: &policy, worker: &worker(), max: 1, wait: Duration::ZERO };
         rowless::take(self.backend, self.track, take).await.unwrap()
