@@ -76,6 +76,8 @@ const TABLE: &str = r#"
 0  | queues --json                                                        | /queue=high & /served_by/0=one & /delayed=1 & /dead=2
 0  | workers                                                              | one & running & default
 0  | workers --json                                                       | /id=one & /alive=true & /queues/0=default
+2  | gpus release GPU-1 --locks nowhere                                   | GPU-1 is in no quarantine of nowhere
+2  | gpus release ../GPU-1                                                | no UUID of a device
 0  | pause high                                                           | queue high is paused
 0  | pause high low --json                                                | /queue=low & /paused=true
 0  | queues                                                               | PAUSED
