@@ -212,7 +212,7 @@ def own_checks(machine, program):
     command = [machine.folder / program, "--ignored", "--skip", "nvidias_compiler", "--nocapture", "--test-threads", "1"]
     run = subprocess.run(command, env=machine.environment, capture_output=True, text=True)
     for line in re.findall(r"^(.*held-out pictures)$", run.stdout, re.MULTILINE):
-        machine.measured("accuracy", line)
+        machine.measured("accuracy", line.rsplit("... ")[-1])
     if run.returncode or " 0 passed;" in run.stdout:
         raise Failed(run.stdout[-3000:] + run.stderr[-3000:])
 

@@ -11,6 +11,7 @@
 //! what happens once (loading libraries, choosing algorithms) is not counted.
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use fastrand::Rng;
@@ -21,7 +22,17 @@ use training::{Place, TrainModel, Trainer};
 const SIDE: usize = 32;
 const CLASSES: u8 = 10;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let place = match arguments.next().as_deref() {
         Some("gpu") => Place::Gpu,

@@ -46,11 +46,12 @@ extern "C" __global__ void show(const float *pictures, const unsigned *order, co
     images[at] = upper * (1.0f - bottom_share) + lower * bottom_share;
 }
 
-// Adds the bias, and cuts off below zero where the layer bends. A value that is no number stays one.
+// Adds the bias, and cuts off below zero where the layer bends. A value that is no number stays one. The task's limits keep
+// a batch's outputs far below 2^32, so that the column is found by a quick remainder.
 extern "C" __global__ void bend(float *outputs, const float *bias, Count count, int columns, int bends) {
     Count at = here();
     if (at < count) {
-        float value = outputs[at] + bias[at % columns];
+        float value = outputs[at] + bias[(unsigned)at % (unsigned)columns];
         outputs[at] = bends && value < 0.0f ? 0.0f : value;
     }
 }
