@@ -119,7 +119,8 @@ mod tests {
     fn every_colour_type_is_read_as_red_green_and_blue() {
         let black_and_white = [[0; 3], [255; 3]];
         let red_and_blue = [[255, 0, 0], [0, 0, 255]];
-        let cases: [(ColorType, BitDepth, &[u8], [[u8; 3]; 2]); 7] = [
+        type Case<'a> = (ColorType, BitDepth, &'a [u8], [[u8; 3]; 2]);
+        let cases: [Case<'_>; 7] = [
             (ColorType::Grayscale, BitDepth::One, &[0b0100_0000], black_and_white),
             (ColorType::Grayscale, BitDepth::Eight, &[0, 255], black_and_white),
             (ColorType::Grayscale, BitDepth::Sixteen, &[0, 0, 255, 255], black_and_white),

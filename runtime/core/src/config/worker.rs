@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     bounds::{
-        CONCURRENCY, GRACE, GRACE_DEFAULT, MEMORY, PATH_CHARS_MAX, PREFETCH, PREFETCH_DEFAULT, TASKS_PER_CHILD, WEIGHT, WEIGHT_DEFAULT,
+        CONCURRENCY, GRACE, GRACE_DEFAULT, MEMORY, PATH_CHARS_MAX, PREFETCH, PREFETCH_DEFAULT, TASKS_PER_CHILD, WEIGHT,
+        WEIGHT_DEFAULT,
     },
     route::default_queue,
     sheet::Table,
