@@ -221,7 +221,7 @@ def step_time(machine):
     """A step takes at most as long as the same network's in PyTorch on the same device."""
     slow = []
     for hidden, batch, steps in (("4096,4096,4096,4096,4096,4096,4096,4096", 4096, 10), ("512,256", 64, 2000)):
-        command = [machine.folder / "speed", "gpu", hidden, str(batch), str(steps)]
+        command = [machine.folder / "step_speed", "gpu", hidden, str(batch), str(steps)]
         run = subprocess.run(command, env=machine.environment, capture_output=True, text=True)
         if run.returncode:
             raise Failed(run.stderr)

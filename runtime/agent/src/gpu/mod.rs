@@ -1,9 +1,9 @@
 //! The GPUs of an agent's machine: which there are, who has them, and whether they may be used.
 //!
-//! * [`pool`]: leases; [`lease`]: one of them, as the host sees it.
-//! * [`guard`]: what keeps agents off each other's devices. [`quarantine`]: devices out of use.
-//! * [`check`]: looking at devices between leases; [`watch`]: looking at all of them regularly.
-//! * [`helper`]: asks the process that asks the driver.
+//! * `pool`: leases; `lease`: one of them, as the host sees it.
+//! * `guard`: what keeps agents off each other's devices. `quarantine`: devices out of use.
+//! * `check`: looking at devices between leases; `watch`: looking at all of them regularly.
+//! * `helper`: asks the process that asks the driver.
 //!
 //! Nothing here loads CUDA or NVML: the driver is behind `rhubarb_core::gpu::GpuSource`. What outlives a crash of the
 //! agent are the notes in lock files and the quarantines; everything else is found out anew at the next start.

@@ -1,9 +1,9 @@
 //! How long a step of a training takes, on a network of a size that fills the device.
 //!
 //! ```sh
-//! cargo run --release -p training --example speed -- gpu              # 7 layers of 4,096 x 4,096, batches of 4,096
-//! cargo run --release -p training --example speed -- cpu 512,256 64   # the defaults of `train_model`
-//! cargo run --release -p training --example speed -- gpu 512,256 64 200
+//! cargo run --release -p training --example step_speed -- gpu              # 7 layers of 4,096 x 4,096, batches of 4,096
+//! cargo run --release -p training --example step_speed -- cpu 512,256 64   # the defaults of `train_model`
+//! cargo run --release -p training --example step_speed -- gpu 512,256 64 200
 //! ```
 //!
 //! The arguments: where, the hidden layers, the pictures of a step, the steps that are timed. The pictures are noise of
