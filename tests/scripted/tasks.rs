@@ -3,6 +3,7 @@
 use std::{fs::File, io::Write as _, path::PathBuf, process::Command, time::Duration};
 
 use rhubarb::{Context, Task, TaskError, core::backend::Window};
+use rustix::process::{Pid, getsid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::Instrument as _;
@@ -103,6 +104,11 @@ pub(crate) async fn on_gpus(task: OnGpus, cx: Context) -> Result<Value, TaskErro
     tokio::time::sleep(Duration::from_millis(task.ms)).await;
     if task.leak {
         let child = Command::new("setsid").args(["sleep", "3600"]).spawn()?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("a child has an id")?;
+        // Until it has left, it would be killed with this process's group.
+        while getsid(Some(pid))? != pid {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         note(Some(&task.ledger.join("leaked")), &child.id().to_string())?;
     }
     let order = variable("CUDA_DEVICE_ORDER");

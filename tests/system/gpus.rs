@@ -105,8 +105,9 @@ async fn comes_to_stand(client: &Client, uuid: &str, wanted: impl Fn(&WorkerGpuS
     until(async || stands(client, uuid).await.filter(|state| wanted(state)).map(drop)).await;
 }
 
-fn is_checking(state: &WorkerGpuState) -> bool {
-    *state == WorkerGpuState::Checking
+/// It is looked at, or has been for so long that it is in quarantine.
+fn is_set_apart(state: &WorkerGpuState) -> bool {
+    *state == WorkerGpuState::Checking || is_quarantined(state)
 }
 
 fn is_quarantined(state: &WorkerGpuState) -> bool {
@@ -169,7 +170,7 @@ async fn a_killed_functions_device_goes_to_the_next_task_when_its_memory_is_back
     let first = machine.process_on("GPU-0").await;
     machine.file.edit(|script| script.leak("GPU-0", 4 << 30)).unwrap();
     kill_process_group(first, Signal::KILL).unwrap();
-    comes_to_stand(&client, "GPU-0", is_checking).await;
+    comes_to_stand(&client, "GPU-0", is_set_apart).await;
     assert_ne!(client.state(id).await.unwrap(), State::Running);
     machine.file.edit(|script| script.leak("GPU-0", 0)).unwrap();
     until(async || (last_pid(&machine.ledger().join("GPU-0"))? != first).then_some(())).await;
@@ -187,7 +188,7 @@ async fn a_child_in_a_session_of_its_own_keeps_the_device_from_the_next_task() {
     let id = enqueue(&client, "on_gpus", json!({"ledger": machine.ledger(), "leak": true}), "one").await;
     settled(&client, id).await;
     let next = machine.enqueue(&client, "one", 1).await;
-    comes_to_stand(&client, "GPU-0", is_checking).await;
+    comes_to_stand(&client, "GPU-0", is_set_apart).await;
     assert_eq!(client.state(next).await.unwrap(), State::Queued);
     let leaked = last_pid(&machine.ledger().join("leaked")).unwrap();
     kill_process(leaked, Signal::KILL).unwrap();
@@ -260,7 +261,7 @@ async fn the_device_of_an_agent_that_was_killed_is_looked_at_and_serves_the_next
     machine.file.edit(|script| script.leak("GPU-0", 4 << 30)).unwrap();
     killed.kill().await;
     let next = machine.agent(&["gpu", "--name", "next"]).await;
-    comes_to_stand(&client, "GPU-0", is_checking).await;
+    comes_to_stand(&client, "GPU-0", is_set_apart).await;
     machine.file.edit(|script| script.leak("GPU-0", 0)).unwrap();
     let detail = settled(&client, id).await;
     assert_eq!((detail.record.state, detail.attempts.len()), (State::Succeeded, 2), "{:?}", detail.record.failure);
