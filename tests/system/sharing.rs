@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rhubarb::core::{backend::Filter, row::State};
-use rhubarb_tests::{App, a_clear_moment, enqueue, reached, settled, until};
+use rhubarb_tests::{App, a_clear_moment, enqueue, over_aws, reached, settled, until};
 use serde_json::json;
 
 const SHARED: &str = r#"
@@ -94,8 +94,10 @@ async fn a_producer_enqueues_and_lists_while_agents_write() {
     let light = app.agent(&["light"]).await;
     let long = enqueue(&client, "steps", json!({"total": 100_000, "ms": 1}), "heavy").await;
     reached(&client, long, State::Running).await;
+    // An emulator answers one request after the other, and says nothing about how quick AWS is.
+    let tasks = if over_aws() { 50 } else { 300 };
     let mut times = Vec::new();
-    for _ in 0..300 {
+    for _ in 0..tasks {
         let begun = Instant::now();
         enqueue(&client, "noop", json!({}), "light").await;
         let page = client.tasks(&Filter { limit: 50, ..Filter::default() }).await.unwrap();
@@ -103,7 +105,11 @@ async fn a_producer_enqueues_and_lists_while_agents_write() {
         times.push(begun.elapsed());
     }
     times.sort();
-    println!("enqueue and list beside a running training: p50 {:?}, p99 {:?}", times[150], times[297]);
+    println!(
+        "enqueue and list beside a running training: p50 {:?}, p99 {:?}",
+        times[tasks / 2],
+        times[tasks * 99 / 100]
+    );
     client.cancel(&[long]).await;
     settled(&client, long).await;
     until(async || {
