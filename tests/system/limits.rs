@@ -1,8 +1,8 @@
 //! Time limits, memory limits, retries and delays.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use rhubarb::core::{outcome::Failure, row::State};
+use rhubarb::core::{outcome::Failure, row::State, time::Timestamp};
 use rhubarb_tests::{App, enqueue, reached, settled};
 use serde_json::json;
 
@@ -74,7 +74,7 @@ async fn a_retry_comes_after_the_delay_that_the_function_asked_for() {
     assert_eq!((detail.record.state, detail.record.attempt), (State::Succeeded, 2));
     let (first, second) = (&detail.attempts[0], &detail.attempts[1]);
     let pause = second.started.since(first.ended.unwrap());
-    assert!(pause >= Duration::from_millis(300) && pause < Duration::from_secs(5), "{pause:?}");
+    assert!(pause >= Duration::from_millis(300), "{pause:?}");
     agent.stop().await;
 }
 
@@ -84,12 +84,15 @@ async fn a_delayed_task_waits_and_then_runs() {
     let client = app.client().await;
     let agent = app.agent(&["all"]).await;
     let args = serde_json::value::RawValue::from_string("{}".into()).unwrap();
-    let task = client.enqueue_named("noop".parse().unwrap(), args).queue("work").delay(Duration::from_millis(700));
-    let id = task.await.unwrap().id();
-    assert_eq!(client.state(id).await.unwrap(), State::Scheduled);
-    let detail = settled(&client, id).await;
-    let waited = detail.record.started.unwrap().since(detail.record.submitted);
-    assert!(waited >= Duration::from_millis(700) && waited < Duration::from_secs(5), "{waited:?}");
+    let delay = Duration::from_secs(2);
+    let before = Timestamp::from_system(SystemTime::now());
+    let id = client.enqueue_named("noop".parse().unwrap(), args).queue("work").delay(delay).await.unwrap().id();
+    let seen = client.task(id).await.unwrap().record;
+    assert_eq!(seen.state, State::Scheduled);
+    let due = seen.not_before.unwrap();
+    assert!(due >= before.after(delay), "{due} for {before}");
+    let started = settled(&client, id).await.record.started.unwrap();
+    assert!(started >= due, "{started} for {due}");
     agent.stop().await;
 }
 

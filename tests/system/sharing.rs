@@ -1,6 +1,6 @@
 //! Several agents, several queues, several processes on one store.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rhubarb::core::{backend::Filter, row::State};
 use rhubarb_tests::{App, a_clear_moment, enqueue, over_aws, reached, settled, until};
@@ -56,15 +56,13 @@ async fn a_long_task_never_delays_a_short_one() {
     let client = app.client().await;
     let heavy = app.agent(&["heavy"]).await;
     let light = app.agent(&["light"]).await;
-    let long = enqueue(&client, "nap", json!({"ms": 60_000}), "heavy").await;
+    let long = enqueue(&client, "nap", json!({"ms": 600_000}), "heavy").await;
     reached(&client, long, State::Running).await;
     for _ in 0..20 {
         let id = enqueue(&client, "noop", json!({}), "light").await;
-        let detail = settled(&client, id).await;
-        let waited = detail.record.started.unwrap().since(detail.record.submitted);
-        assert!(waited < Duration::from_secs(1), "{waited:?}");
+        settled(&client, id).await;
+        assert_eq!(client.state(long).await.unwrap(), State::Running, "it need not end first");
     }
-    assert_eq!(client.state(long).await.unwrap(), State::Running);
     client.cancel(&[long]).await;
     settled(&client, long).await;
     heavy.stop().await;

@@ -134,8 +134,8 @@ impl Gpus {
     }
 
     /// Lets the devices go. `left` are processes that are known to have outlived the process group.
-    fn let_go(&self, mut left: Vec<u32>) {
-        left.extend(with_variable(MARK, &self.mark));
+    async fn let_go(&self, mut left: Vec<u32>) {
+        left.extend(with_variable(MARK, &self.mark).await);
         let hold = self.hold.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(hold) = hold {
             if !left.is_empty() {
@@ -274,7 +274,7 @@ impl Functions {
             Err(error) => {
                 let error = error.to_string();
                 if let Some(gpus) = &gpus {
-                    gpus.let_go(Vec::new());
+                    gpus.let_go(Vec::new()).await;
                 }
                 measure::function_started(function, false);
                 tracing::error!(function.name = %function, error = %error, "cannot start function {function}");
@@ -339,7 +339,7 @@ impl Functions {
             if let Some(gpus) = &child.gpus {
                 let mut left = report.left_behind;
                 left.extend((report.status == ExitStatus::NotReaped).then(|| child.process.id()));
-                gpus.let_go(left);
+                gpus.let_go(left).await;
             }
         });
     }
