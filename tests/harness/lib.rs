@@ -8,6 +8,7 @@
 
 pub mod cloud;
 pub mod fuzz;
+pub mod gpus;
 
 use std::{
     fs::File,
@@ -122,17 +123,9 @@ impl App {
     }
 
     /// Runs the command to its end.
-    #[expect(clippy::expect_used, reason = "a test cannot go on without the command")]
     pub async fn run(&self, arguments: &[&str]) -> Ran {
         self.cloud().await;
-        let output = self.command(arguments).output();
-        let output =
-            tokio::time::timeout(PATIENCE, output).await.expect("the command ends").expect("the command starts");
-        Ran {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Ran::of(self.command(arguments)).await
     }
 
     /// Starts an agent with these arguments and waits until it is ready.
@@ -153,6 +146,20 @@ pub struct Ran {
     pub stdout: String,
     /// What it printed to standard error.
     pub stderr: String,
+}
+
+impl Ran {
+    /// Runs a command to its end.
+    #[expect(clippy::expect_used, reason = "a test cannot go on without the command")]
+    pub async fn of(mut command: Command) -> Self {
+        let output = tokio::time::timeout(PATIENCE, command.output());
+        let output = output.await.expect("the command ends").expect("the command starts");
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
 }
 
 /// A running agent. All that it logs is read at once: a full pipe would stop it.

@@ -12,8 +12,7 @@ use rhubarb::{
         row::State,
     },
 };
-use rhubarb_testkit::gpus::{GpuFile, GpuScript};
-use rhubarb_tests::{AgentProcess, App, Ran, binary, enqueue, reached, settled, until};
+use rhubarb_tests::{Ran, enqueue, gpus::GpuMachine, reached, settled, until};
 use serde_json::json;
 
 const QUEUES: &str = r#"
@@ -31,33 +30,15 @@ queues = ["small", "big", "either"]
 concurrency = 2
 "#;
 
-struct Machine {
-    app: App,
-    file: GpuFile,
-}
+const TRAINING: &[&str] = &["training", "--name", "training"];
 
-impl Machine {
-    fn with(gpus: u32) -> Self {
-        let app = App::new(QUEUES);
-        let file = GpuFile::new(app.path(), &GpuScript::of(gpus)).unwrap();
-        Self { app, file }
-    }
-
-    async fn agent(&self) -> AgentProcess {
-        let mut command = self.app.command(&["agent", "training", "--name", "training"]);
-        let locks = self.app.path().join("locks");
-        command.envs(self.file.variables(&binary("scripted"))).env("RHUBARB_GPU_LOCKS", locks);
-        AgentProcess::start(command).await
-    }
-
-    /// What a command prints when it says this, which it will in time.
-    async fn says(&self, arguments: &[&str], text: &str) -> String {
-        until(async || {
-            let Ran { stdout, .. } = self.app.run(arguments).await;
-            stdout.contains(text).then_some(stdout)
-        })
-        .await
-    }
+/// What a command prints when it says this, which it will in time.
+async fn says(machine: &GpuMachine, arguments: &[&str], text: &str) -> String {
+    until(async || {
+        let Ran { stdout, .. } = machine.app.run(arguments).await;
+        stdout.contains(text).then_some(stdout)
+    })
+    .await
 }
 
 async fn waits_for_gpus(client: &Client, id: TaskId, is: impl Fn(&GpuWait) -> bool) -> String {
@@ -70,12 +51,12 @@ async fn waits_for_gpus(client: &Client, id: TaskId, is: impl Fn(&GpuWait) -> bo
 
 #[tokio::test]
 async fn a_task_that_asks_for_more_gpus_than_its_queue_gives_is_told_which_queue_fits() {
-    let machine = Machine::with(1);
+    let machine = GpuMachine::with(1, QUEUES);
     let ran = machine.app.run(&["enqueue", "noop", "--queue", "small", "--gpus", "2"]).await;
     assert!(ran.code != Some(0) && ran.stderr.contains("never for more; queue big has 2"), "{}", ran.stderr);
 
     let client = machine.app.client().await;
-    let agent = machine.agent().await;
+    let agent = machine.agent(TRAINING).await;
     let body = json!({"task": "noop", "args": {}, "gpus": 3}).to_string();
     let message = OutgoingMessage { body, ..OutgoingMessage::default() };
     let queue = QueueName::new("small").unwrap();
@@ -89,9 +70,9 @@ async fn a_task_that_asks_for_more_gpus_than_its_queue_gives_is_told_which_queue
 
 #[tokio::test]
 async fn a_task_whose_queue_asks_for_more_than_any_worker_has_says_what_they_have() {
-    let machine = Machine::with(1);
+    let machine = GpuMachine::with(1, QUEUES);
     let client = machine.app.client().await;
-    let agent = machine.agent().await;
+    let agent = machine.agent(TRAINING).await;
     let id = enqueue(&client, "noop", json!({}), "big").await;
     let told = waits_for_gpus(&client, id, |wait| matches!(wait, GpuWait::Lacking { .. })).await;
     let expected = "no worker has 2 GPUs with 10GiB: training serves queue big and has 1 GPU (NVIDIA L4, 24.0 GiB)";
@@ -107,15 +88,15 @@ async fn a_task_whose_queue_asks_for_more_than_any_worker_has_says_what_they_hav
 
 #[tokio::test]
 async fn a_task_waits_while_another_holds_the_gpu_and_says_which() {
-    let machine = Machine::with(1);
+    let machine = GpuMachine::with(1, QUEUES);
     let client = machine.app.client().await;
-    let agent = machine.agent().await;
+    let agent = machine.agent(TRAINING).await;
     let first = enqueue(&client, "nap", json!({"ms": 60_000}), "small").await;
     reached(&client, first, State::Running).await;
     let second = enqueue(&client, "noop", json!({}), "small").await;
     let told = waits_for_gpus(&client, second, |wait| matches!(wait, GpuWait::Held { .. })).await;
     assert_eq!(told, format!("the GPUs that fit are held: GPU-0 of training by task {first}"));
-    machine.says(&["workers"], "1 held").await;
+    says(&machine, &["workers"], "1 held").await;
     assert_eq!(client.state(second).await.unwrap(), State::Queued, "nothing was received for a device that is held");
     client.cancel(&[first]).await;
     assert_eq!(settled(&client, second).await.record.state, State::Succeeded);
@@ -124,24 +105,24 @@ async fn a_task_waits_while_another_holds_the_gpu_and_says_which() {
 
 #[tokio::test]
 async fn a_task_says_that_the_gpus_are_quarantined_and_why() {
-    let machine = Machine::with(1);
+    let machine = GpuMachine::with(1, QUEUES);
     let client = machine.app.client().await;
-    let agent = machine.agent().await;
+    let agent = machine.agent(TRAINING).await;
     machine.file.edit(|script| script.xid("GPU-0", 79)).unwrap();
     let id = enqueue(&client, "fail", json!({"times": 9}), "small").await;
     let other = enqueue(&client, "noop", json!({}), "small").await;
     let told = waits_for_gpus(&client, other, |wait| matches!(wait, GpuWait::Quarantined { .. })).await;
     assert!(told.contains("GPU-0 of training (") && told.contains("Xid 79"), "{told}");
-    machine.says(&["workers"], "1 quarantined").await;
+    says(&machine, &["workers"], "1 quarantined").await;
     client.cancel(&[id, other]).await;
     agent.stop().await;
 }
 
 #[tokio::test]
 async fn a_gpu_without_memory_left_is_named_with_the_way_out() {
-    let machine = Machine::with(1);
+    let machine = GpuMachine::with(1, QUEUES);
     let client = machine.app.client().await;
-    let agent = machine.agent().await;
+    let agent = machine.agent(TRAINING).await;
     let said = r#"DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")"#;
     let id = enqueue(&client, "panics", json!({"message": said}), "small").await;
     let failure = settled(&client, id).await.record.failure.unwrap();
@@ -152,18 +133,18 @@ async fn a_gpu_without_memory_left_is_named_with_the_way_out() {
 
 #[tokio::test]
 async fn a_task_shows_what_it_ran_on() {
-    let machine = Machine::with(1);
+    let machine = GpuMachine::with(1, QUEUES);
     // Over AWS, whoever opens the first client makes queues and table.
     drop(machine.app.client().await);
-    let agent = machine.agent().await;
+    let agent = machine.agent(TRAINING).await;
     let ran = machine.app.run(&["enqueue", "noop", "--queue", "either", "--wait", "--json"]).await;
     let id = serde_json::from_str::<serde_json::Value>(&ran.stdout).unwrap()["id"].as_str().unwrap().to_owned();
-    machine.says(&["task", &id], "attempt 1 ran on GPU-0: memory 500 MiB (mean 500 MiB), utilisation 0 %").await;
+    says(&machine, &["task", &id], "attempt 1 ran on GPU-0: memory 500 MiB (mean 500 MiB), utilisation 0 %").await;
     let ran = machine.app.run(&["enqueue", "noop", "--queue", "either", "--gpus", "0", "--wait"]).await;
     assert!(ran.stderr.contains("ran on the CPU"), "{}", ran.stderr);
     agent.stop().await;
     machine.file.edit(|script| script.vanish("GPU-0")).unwrap();
-    let agent = machine.agent().await;
+    let agent = machine.agent(TRAINING).await;
     let ran = machine.app.run(&["enqueue", "noop", "--queue", "either", "--wait"]).await;
     assert!(ran.stderr.contains("ran on the CPU"), "{}", ran.stderr);
     agent.stop().await;

@@ -3,20 +3,19 @@
 //! No device is needed: the agents' helper and probe are stand-ins that read a file. That two tasks never meet on a
 //! device is proved by the function itself, which locks a file for each that it was given.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
-use rhubarb::{
-    Client,
-    core::{
-        backend::WorkerGpuState,
-        gpu::{GpuUsage, RanOn},
-        ids::TaskId,
-        row::State,
-    },
+use rhubarb::core::{
+    backend::WorkerGpuState,
+    gpu::{GpuUsage, RanOn},
+    row::State,
 };
-use rhubarb_testkit::gpus::{GpuFile, GpuScript};
-use rhubarb_tests::{AgentProcess, App, binary, enqueue, reached, settled, until};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rhubarb_tests::{
+    enqueue,
+    gpus::{GpuMachine, all_are_free, comes_to_stand, last_pid},
+    reached, settled, until,
+};
+use rustix::process::{Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 
 const GPUS: &str = r#"
@@ -42,69 +41,6 @@ queues = ["one", "twice", "pair", "either"]
 queues = ["one", "light"]
 "#;
 
-/// A machine with GPUs, and an application on it.
-struct Machine {
-    app: App,
-    file: GpuFile,
-}
-
-impl Machine {
-    fn with(gpus: u32) -> Self {
-        let app = App::new(GPUS);
-        fs::create_dir(app.path().join("ledger")).unwrap();
-        let file = GpuFile::new(app.path(), &GpuScript::of(gpus)).unwrap();
-        Self { app, file }
-    }
-
-    async fn client(&self) -> Client {
-        self.app.client().await
-    }
-
-    fn ledger(&self) -> PathBuf {
-        self.app.path().join("ledger")
-    }
-
-    fn command(&self, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = self.app.command(arguments);
-        let locks = self.app.path().join("locks");
-        command.envs(self.file.variables(&binary("scripted"))).env("RHUBARB_GPU_LOCKS", locks);
-        command
-    }
-
-    async fn agent(&self, arguments: &[&str]) -> AgentProcess {
-        AgentProcess::start(self.command(&[&["agent"], arguments].concat())).await
-    }
-
-    async fn enqueue(&self, client: &Client, queue: &str, ms: u64) -> TaskId {
-        enqueue(client, "on_gpus", json!({"ledger": self.ledger(), "ms": ms}), queue).await
-    }
-
-    /// The process that was on a device last, once one is.
-    async fn process_on(&self, uuid: &str) -> Pid {
-        let file = self.ledger().join(uuid);
-        until(async || last_pid(&file)).await
-    }
-
-    async fn kill_function_on(&self, uuid: &str) {
-        kill_process_group(self.process_on(uuid).await, Signal::KILL).unwrap();
-    }
-}
-
-fn last_pid(file: &std::path::Path) -> Option<Pid> {
-    fs::read_to_string(file).ok()?.lines().last()?.parse().ok().and_then(Pid::from_raw)
-}
-
-/// How the first worker says that a device stands.
-async fn stands(client: &Client, uuid: &str) -> Option<WorkerGpuState> {
-    let workers = client.workers().await.unwrap();
-    let gpus = workers.into_iter().filter(|worker| worker.alive).flat_map(|worker| worker.worker.gpus);
-    gpus.into_iter().find(|gpu| gpu.device.uuid == uuid).map(|gpu| gpu.state)
-}
-
-async fn comes_to_stand(client: &Client, uuid: &str, wanted: impl Fn(&WorkerGpuState) -> bool) {
-    until(async || stands(client, uuid).await.filter(|state| wanted(state)).map(drop)).await;
-}
-
 /// It is looked at, or has been for so long that it is in quarantine.
 fn is_set_apart(state: &WorkerGpuState) -> bool {
     *state == WorkerGpuState::Checking || is_quarantined(state)
@@ -116,10 +52,11 @@ fn is_quarantined(state: &WorkerGpuState) -> bool {
 
 #[tokio::test]
 async fn a_function_sees_its_devices_and_no_other_and_its_record_says_what_they_did() {
-    let machine = Machine::with(3);
-    let client = machine.client().await;
+    let machine = GpuMachine::with(3, GPUS);
+    let client = machine.app.client().await;
     let agent = machine.agent(&["gpu"]).await;
-    let id = machine.enqueue(&client, "pair", 10).await;
+    all_are_free(&client).await;
+    let id = machine.on_gpus(&client, "pair", 10).await;
     let detail = settled(&client, id).await;
     assert_eq!(detail.record.state, State::Succeeded, "{:?}", detail.record.failure);
     let given: Value = client.output(id).await.unwrap();
@@ -128,25 +65,24 @@ async fn a_function_sees_its_devices_and_no_other_and_its_record_says_what_they_
     assert_eq!(uuids, ["GPU-0", "GPU-1"]);
     assert!(detail.attempts[0].gpus().iter().all(|usage: &GpuUsage| usage.readings > 0 && usage.memory_peak > 0));
 
-    let fewer = machine.command(&["enqueue", "on_gpus", "--queue", "pair", "--gpus", "1", "--wait"]);
-    let mut fewer = fewer;
+    all_are_free(&client).await;
     let args = json!({"ledger": machine.ledger(), "ms": 10}).to_string();
-    let ran = fewer.args(["--args", &args]).output().await.unwrap();
-    let (said, wrong) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(said.contains("GPU-0") && !said.contains("GPU-1"), "{said}{wrong}");
+    let fewer = ["enqueue", "on_gpus", "--queue", "pair", "--gpus", "1", "--wait", "--args", &args];
+    let ran = machine.run(&fewer).await;
+    assert!(ran.stdout.contains("GPU-0") && !ran.stdout.contains("GPU-1"), "{}{}", ran.stdout, ran.stderr);
     agent.stop().await;
 }
 
 #[tokio::test]
 async fn tasks_of_two_agents_never_meet_on_a_device() {
-    let machine = Machine::with(1);
-    let client = machine.client().await;
+    let machine = GpuMachine::with(1, GPUS);
+    let client = machine.app.client().await;
     let one = machine.agent(&["gpu", "--name", "one"]).await;
     let two = machine.agent(&["gpu", "--name", "two", "--concurrency", "3"]).await;
     let mut ids = Vec::new();
     for n in 0..16 {
         let queue = if n % 2 == 0 { "one" } else { "either" };
-        ids.push(machine.enqueue(&client, queue, 20).await);
+        ids.push(machine.on_gpus(&client, queue, 20).await);
     }
     for id in ids {
         let detail = settled(&client, id).await;
@@ -163,10 +99,11 @@ async fn tasks_of_two_agents_never_meet_on_a_device() {
 
 #[tokio::test]
 async fn a_killed_functions_device_goes_to_the_next_task_when_its_memory_is_back() {
-    let machine = Machine::with(1);
-    let client = machine.client().await;
+    let machine = GpuMachine::with(1, GPUS);
+    let client = machine.app.client().await;
     let agent = machine.agent(&["gpu"]).await;
-    let id = machine.enqueue(&client, "twice", 60_000).await;
+    all_are_free(&client).await;
+    let id = machine.on_gpus(&client, "twice", 60_000).await;
     let first = machine.process_on("GPU-0").await;
     machine.file.edit(|script| script.leak("GPU-0", 4 << 30)).unwrap();
     kill_process_group(first, Signal::KILL).unwrap();
@@ -182,12 +119,13 @@ async fn a_killed_functions_device_goes_to_the_next_task_when_its_memory_is_back
 
 #[tokio::test]
 async fn a_child_in_a_session_of_its_own_keeps_the_device_from_the_next_task() {
-    let machine = Machine::with(1);
-    let client = machine.client().await;
+    let machine = GpuMachine::with(1, GPUS);
+    let client = machine.app.client().await;
     let agent = machine.agent(&["gpu"]).await;
+    all_are_free(&client).await;
     let id = enqueue(&client, "on_gpus", json!({"ledger": machine.ledger(), "leak": true}), "one").await;
     settled(&client, id).await;
-    let next = machine.enqueue(&client, "one", 1).await;
+    let next = machine.on_gpus(&client, "one", 1).await;
     comes_to_stand(&client, "GPU-0", is_set_apart).await;
     assert_eq!(client.state(next).await.unwrap(), State::Queued);
     let leaked = last_pid(&machine.ledger().join("leaked")).unwrap();
@@ -198,10 +136,11 @@ async fn a_child_in_a_session_of_its_own_keeps_the_device_from_the_next_task() {
 
 #[tokio::test]
 async fn a_failure_on_a_sick_device_costs_no_attempt_and_the_task_moves_to_another() {
-    let machine = Machine::with(2);
-    let client = machine.client().await;
+    let machine = GpuMachine::with(2, GPUS);
+    let client = machine.app.client().await;
     let agent = machine.agent(&["gpu"]).await;
-    let id = machine.enqueue(&client, "one", 2_000).await;
+    all_are_free(&client).await;
+    let id = machine.on_gpus(&client, "one", 2_000).await;
     machine.process_on("GPU-0").await;
     machine.file.edit(|script| script.fail("GPU-0", "the kernel gave wrong numbers")).unwrap();
     machine.kill_function_on("GPU-0").await;
@@ -217,30 +156,30 @@ async fn a_failure_on_a_sick_device_costs_no_attempt_and_the_task_moves_to_anoth
 
 #[tokio::test]
 async fn tasks_wait_for_a_quarantined_device_while_other_queues_go_on_and_run_when_it_is_released() {
-    let machine = Machine::with(1);
+    let machine = GpuMachine::with(1, GPUS);
     machine.file.edit(|script| script.fail("GPU-0", "the kernel gave wrong numbers")).unwrap();
-    let client = machine.client().await;
+    let client = machine.app.client().await;
     let agent = machine.agent(&["mixed"]).await;
     comes_to_stand(&client, "GPU-0", is_quarantined).await;
-    let waits = machine.enqueue(&client, "one", 1).await;
+    let waits = machine.on_gpus(&client, "one", 1).await;
     for _ in 0..5 {
         let light = enqueue(&client, "noop", json!({}), "light").await;
         assert_eq!(settled(&client, light).await.record.state, State::Succeeded);
     }
     assert_eq!(client.state(waits).await.unwrap(), State::Queued, "its message was never taken");
     machine.file.edit(|script| script.heal("GPU-0")).unwrap();
-    let released = machine.command(&["gpus", "release", "GPU-0"]).output().await.unwrap();
-    assert!(released.status.success(), "{}", String::from_utf8_lossy(&released.stderr));
+    let released = machine.run(&["gpus", "release", "GPU-0"]).await;
+    assert_eq!(released.code, Some(0), "{}", released.stderr);
     assert_eq!(settled(&client, waits).await.record.state, State::Succeeded);
     agent.stop().await;
 }
 
 #[tokio::test]
 async fn without_a_device_a_queue_is_served_on_the_cpu_or_waits_as_it_says() {
-    let machine = Machine::with(0);
-    let client = machine.client().await;
+    let machine = GpuMachine::with(0, GPUS);
+    let client = machine.app.client().await;
     let agent = machine.agent(&["gpu"]).await;
-    let (on_cpu, waits) = (machine.enqueue(&client, "either", 1).await, machine.enqueue(&client, "one", 1).await);
+    let (on_cpu, waits) = (machine.on_gpus(&client, "either", 1).await, machine.on_gpus(&client, "one", 1).await);
     let detail = settled(&client, on_cpu).await;
     assert_eq!(detail.record.state, State::Succeeded);
     assert_eq!(detail.attempts[0].log.ran_on, Some(RanOn::Cpu));
@@ -252,10 +191,11 @@ async fn without_a_device_a_queue_is_served_on_the_cpu_or_waits_as_it_says() {
 
 #[tokio::test]
 async fn the_device_of_an_agent_that_was_killed_is_looked_at_and_serves_the_next_agent() {
-    let machine = Machine::with(1);
-    let client = machine.client().await;
+    let machine = GpuMachine::with(1, GPUS);
+    let client = machine.app.client().await;
     let killed = machine.agent(&["gpu", "--name", "killed"]).await;
-    let id = machine.enqueue(&client, "twice", 300).await;
+    all_are_free(&client).await;
+    let id = machine.on_gpus(&client, "twice", 300).await;
     reached(&client, id, State::Running).await;
     machine.process_on("GPU-0").await;
     machine.file.edit(|script| script.leak("GPU-0", 4 << 30)).unwrap();

@@ -20,6 +20,8 @@ use tokio::{
 const PLATFORM: &str = r#"
 [queues.work]
 timeout = "10s"
+max_running = 50
+max_running_per_key = 50
 max_attempts = 2
 backoff = { initial = "1ms", factor = 1 }
 [queues.idle]

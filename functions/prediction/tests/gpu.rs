@@ -7,23 +7,16 @@ use std::path::Path;
 
 use prediction::{KERNELS, Measurer, Picture, QuantifyTissue, SAMPLE_BYTES, quantify, quantify_tissue, read_picture};
 use rhubarb::testing::Host;
-use rhubarb_testkit::cuda::{CudaStandIn, nvrtc, run_ignored};
+use rhubarb_testkit::cuda::{check_on_the_processor, check_with_nvrtc};
 
 #[test]
 fn the_checks_of_a_device_hold_over_its_kernels_on_the_processor() {
-    let kernels = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/tissue.cu"));
-    match CudaStandIn::of(kernels) {
-        Some(stand_in) => stand_in.run_ignored("nvidias_compiler"),
-        None => println!("skipped: there is no C++ compiler (`c++`, or what CXX names) for the kernels"),
-    }
+    check_on_the_processor(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/tissue.cu")));
 }
 
 #[test]
 fn nvidias_compiler_is_asked_where_it_is_installed() {
-    match nvrtc() {
-        Some(folder) => run_ignored(&folder, &["--exact", "nvidias_compiler_takes_the_kernels"]),
-        None => println!("skipped: there is no .venv with nvidia-cuda-nvrtc; tests/run makes it where it can be had"),
-    }
+    check_with_nvrtc();
 }
 
 #[test]

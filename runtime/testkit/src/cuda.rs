@@ -2,7 +2,7 @@
 //!
 //! [`CudaStandIn`] compiles the kernels' very text together with a stand-in for the driver, NVRTC and cuBLAS into a shared
 //! library, and starts programs that find it in place of NVIDIA's. It needs a C++ compiler. Checks of a device are tests
-//! that are ignored elsewhere; [`CudaStandIn::run_ignored`] runs those of a test's own executable.
+//! that are ignored elsewhere; [`check_on_the_processor`] runs those of a test's own executable.
 
 use std::{
     env, fs,
@@ -56,14 +56,33 @@ impl CudaStandIn {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
 
-    /// Runs the ignored tests of this very executable, but for one, over the stand-in.
-    ///
-    /// # Panics
-    ///
-    /// One of them fails, or there is none; what they printed is told.
-    pub fn run_ignored(&self, but: &str) {
-        run_ignored(&self.folder, &["--skip", but]);
+/// Runs the ignored tests of this very executable over a stand-in with the kernels of a `.cu` file, but for
+/// [`NVRTC_TEST`]; says so where there is no C++ compiler.
+///
+/// # Panics
+///
+/// One of them fails, or there is none; what they printed is told.
+pub fn check_on_the_processor(kernels: &Path) {
+    match CudaStandIn::of(kernels) {
+        Some(stand_in) => run_ignored(&stand_in.folder, &["--skip", NVRTC_TEST]),
+        None => println!("skipped: there is no C++ compiler (`c++`, or what CXX names) for the kernels"),
+    }
+}
+
+/// The ignored test that needs NVRTC and no device.
+pub const NVRTC_TEST: &str = "nvidias_compiler_takes_the_kernels";
+
+/// Runs [`NVRTC_TEST`] of this very executable; says so where NVRTC is not installed.
+///
+/// # Panics
+///
+/// It fails, or there is none; what it printed is told.
+pub fn check_with_nvrtc() {
+    match nvrtc() {
+        Some(folder) => run_ignored(&folder, &["--exact", NVRTC_TEST]),
+        None => println!("skipped: there is no .venv with nvidia-cuda-nvrtc; tests/run makes it where it can be had"),
     }
 }
 
@@ -73,13 +92,9 @@ impl Drop for CudaStandIn {
     }
 }
 
-/// Runs ignored tests of this very executable, with libraries from a folder.
-///
-/// # Panics
-///
-/// One of them fails, or there is none; what they printed is told.
+/// With libraries from a folder.
 #[expect(clippy::expect_used, reason = "a test that cannot start itself fails")]
-pub fn run_ignored(libraries: &Path, filter: &[&str]) {
+fn run_ignored(libraries: &Path, filter: &[&str]) {
     let program = env::current_exe().expect("the test knows its executable");
     let output = Command::new(program)
         .args(["--ignored", "--nocapture"])
@@ -92,8 +107,7 @@ pub fn run_ignored(libraries: &Path, filter: &[&str]) {
 }
 
 /// The folder of NVRTC, NVIDIA's compiler, where `tests/run` has put it. It needs no device.
-#[must_use]
-pub fn nvrtc() -> Option<PathBuf> {
+fn nvrtc() -> Option<PathBuf> {
     let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.venv/lib");
     let pythons = fs::read_dir(libraries).ok()?.filter_map(Result::ok);
     pythons.map(|python| python.path().join("site-packages/nvidia/cuda_nvrtc/lib")).find(|folder| folder.is_dir())

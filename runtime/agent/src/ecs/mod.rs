@@ -36,7 +36,7 @@ impl Ecs {
     pub(crate) fn start(
         &self,
         tracker: &TaskTracker,
-        is_busy: impl Fn() -> bool + Send + 'static,
+        is_busy: impl Fn() -> bool + Send + Sync + 'static,
         drain: CancellationToken,
         end: &CancellationToken,
     ) {

@@ -37,7 +37,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Keeps the ECS task protected while `is_busy`, until ended. Does nothing outside of ECS.
 pub(crate) async fn keep_protected(
     vars: Vec<(OsString, OsString)>,
-    is_busy: impl Fn() -> bool + Send,
+    is_busy: impl Fn() -> bool + Send + Sync,
     end: CancellationToken,
 ) {
     let Some(url) = var(&vars, "ECS_AGENT_URI") else { return };
@@ -50,9 +50,14 @@ pub(crate) async fn keep_protected(
     let mut protector = Protector::new(endpoint);
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while end.run_until_cancelled(ticks.tick()).await.is_some() {
-        protector.look(is_busy(), Instant::now()).await;
-    }
+    // Also in the midst of a question: an endpoint that does not answer must not hold up the agent's end.
+    end.run_until_cancelled(async {
+        loop {
+            ticks.tick().await;
+            protector.look(is_busy(), Instant::now()).await;
+        }
+    })
+    .await;
     // The platform's patience may be at its end, and protection ends by itself.
     let _ = tokio::time::timeout(DROP_WITHIN, protector.drop_it(Instant::now())).await;
 }
@@ -121,7 +126,15 @@ impl Protector {
 
     async fn look(&mut self, is_busy: bool, now: Instant) {
         if let Some(step) = self.step(is_busy, now) {
+            let before = self.until;
+            if step == Step::Protect {
+                // Who gives this up in the middle does not know whether it was done.
+                self.until = Some(now + EXPIRES);
+            }
             let answer = ask(&self.endpoint, step).await;
+            if answer.is_err() {
+                self.until = before;
+            }
             self.note(step, answer, now);
         }
     }
@@ -333,6 +346,19 @@ mod tests {
         protector.look(true, now).await;
         protector.drop_it(now + SECOND).await;
         assert!(!ecs.is_protected());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_does_not_answer_holds_up_no_end() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/agent", silent.local_addr().unwrap());
+        let end = CancellationToken::new();
+        let keeping = tokio::spawn(keep_protected(vec![("ECS_AGENT_URI".into(), url.into())], || true, end.clone()));
+        let _asked = silent.accept().await.unwrap();
+        let ended = Instant::now();
+        end.cancel();
+        keeping.await.unwrap();
+        assert!(ended.elapsed() <= DROP_WITHIN);
     }
 
     #[test]

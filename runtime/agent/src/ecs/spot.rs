@@ -34,19 +34,23 @@ pub(crate) async fn watch_spot(url: String, stop: impl FnOnce() + Send, end: Can
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut token, mut told) = (None, false);
-    while end.run_until_cancelled(ticks.tick()).await.is_some() {
-        match look(&endpoint, &mut token).await {
-            Ok(None) => told = false,
-            Ok(Some(Notice { action, time })) => {
-                tracing::warn!(action, time, "this Spot instance is to {action} at {time}: draining");
-                return stop();
+    let notice = end.run_until_cancelled(async {
+        loop {
+            ticks.tick().await;
+            match look(&endpoint, &mut token).await {
+                Ok(None) => told = false,
+                Ok(Some(notice)) => return notice,
+                Err(why) if !told => {
+                    tracing::warn!(error = why, "cannot look for Spot notices, and tries again: {why}");
+                    told = true;
+                }
+                Err(_) => {}
             }
-            Err(why) if !told => {
-                tracing::warn!(error = why, "cannot look for Spot notices, and tries again: {why}");
-                told = true;
-            }
-            Err(_) => {}
         }
+    });
+    if let Some(Notice { action, time }) = notice.await {
+        tracing::warn!(action, time, "this Spot instance is to {action} at {time}: draining");
+        stop();
     }
 }
 
@@ -103,6 +107,19 @@ mod tests {
         assert_eq!(notice.action, "terminate");
         let mut ended = Some("an older one".to_owned());
         assert!(look(&endpoint, &mut ended).await.is_err() && ended.is_none(), "the next look asks for another token");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn metadata_that_does_not_answer_holds_up_no_end() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let end = CancellationToken::new();
+        let watching = tokio::spawn(watch_spot(url, || unreachable!("there is no notice"), end.clone()));
+        let _asked = silent.accept().await.unwrap();
+        let ended = tokio::time::Instant::now();
+        end.cancel();
+        watching.await.unwrap();
+        assert_eq!(ended.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! One question to the helper a second while something is leased, one in ten while nothing is. A driver that cannot be
 //! asked stops nothing: what runs goes on, and what is given back is judged when its time to be clean is over.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use rhubarb_core::gpu::{GpuReading, GpuState, sickness};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -25,12 +25,17 @@ const MISSED_MAX: u32 = 2;
 const PROBE_EVERY: Duration = Duration::from_secs(10 * 60);
 
 impl GpuPool {
-    /// Watches until it is ended.
+    /// Watches until it is ended, also in the midst of a question to a driver that does not answer.
     pub(crate) async fn watch(self, end: CancellationToken) {
+        end.run_until_cancelled(self.watch_on()).await;
+    }
+
+    async fn watch_on(&self) -> Infallible {
         let mut ticks = interval(READ_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut read, mut renewed, mut told) = (None::<Instant>, Instant::now(), Told::default());
-        while end.run_until_cancelled(ticks.tick()).await.is_some() {
+        loop {
+            ticks.tick().await;
             let now = Instant::now();
             let every = if self.0.is_in_use() { Duration::ZERO } else { READ_IDLE_EVERY };
             if read.is_none_or(|at| now.duration_since(at) >= every) {

@@ -2,12 +2,20 @@
 
 mod looks;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use proptest::prelude::*;
 use rhubarb_core::{
     backend::{Backend, WorkerGpuState},
-    gpu::{GpuAsk, GpuHold as _},
+    gpu::{GpuAsk, GpuDevice, GpuError, GpuHold as _, GpuReading, GpuSource},
     ids::{TaskId, WorkerId},
 };
 use rhubarb_testkit::{
@@ -15,7 +23,10 @@ use rhubarb_testkit::{
     gpus::{GpuScript, ScriptedGpus},
 };
 use tempfile::TempDir;
-use tokio::time::{advance, sleep};
+use tokio::{
+    sync::Notify,
+    time::{advance, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -221,6 +232,50 @@ async fn usage_is_read_while_a_task_holds_a_device_and_once_for_the_shortest() {
     sleep(Duration::from_secs(10)).await;
     let usage = lease.usage().remove(0);
     assert!(usage.readings >= 10 && usage.memory_peak == 4 << 30 && usage.utilisation_peak == Some(90), "{usage:?}");
+    end.cancel();
+    watching.await.unwrap();
+}
+
+/// Devices whose driver stops answering.
+#[derive(Debug)]
+struct Hanging {
+    gpus: ScriptedGpus,
+    hangs: AtomicBool,
+    asked: Notify,
+}
+
+#[async_trait]
+impl GpuSource for Hanging {
+    async fn devices(&self) -> Result<Vec<GpuDevice>, GpuError> {
+        self.gpus.devices().await
+    }
+
+    async fn read(&self) -> Result<Vec<GpuReading>, GpuError> {
+        if self.hangs.load(Relaxed) {
+            self.asked.notify_one();
+            std::future::pending::<()>().await;
+        }
+        self.gpus.read().await
+    }
+
+    async fn probe(&self, uuid: &str) -> Result<(), GpuError> {
+        self.gpus.probe(uuid).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_does_not_answer_holds_up_no_end() {
+    let machine = Machine::with(1);
+    let (hangs, asked) = (AtomicBool::new(false), Notify::new());
+    let source = Arc::new(Hanging { gpus: machine.gpus.clone(), hangs, asked });
+    let taker = Taker { backend: machine.store.clone(), worker: WorkerId::new("one").unwrap(), instance: "one".into() };
+    let parts = PoolParts { source: source.clone(), folder: machine.folder_of(Shared::Both), taker };
+    let pool = GpuPool::open(parts).await.unwrap().unwrap();
+    looked_at(&pool).await;
+    source.hangs.store(true, Relaxed);
+    let end = CancellationToken::new();
+    let watching = tokio::spawn(pool.clone().watch(end.clone()));
+    source.asked.notified().await;
     end.cancel();
     watching.await.unwrap();
 }
