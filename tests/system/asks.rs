@@ -12,7 +12,11 @@ use rhubarb::{
         row::State,
     },
 };
-use rhubarb_tests::{Ran, enqueue, gpus::GpuMachine, reached, settled, until};
+use rhubarb_tests::{
+    Ran, enqueue,
+    gpus::{GpuMachine, all_are_free},
+    reached, settled, until,
+};
 use serde_json::json;
 
 const QUEUES: &str = r#"
@@ -108,6 +112,8 @@ async fn a_task_says_that_the_gpus_are_quarantined_and_why() {
     let machine = GpuMachine::with(1, QUEUES);
     let client = machine.app.client().await;
     let agent = machine.agent(TRAINING).await;
+    // From then on an error is a new one.
+    all_are_free(&client).await;
     machine.file.edit(|script| script.xid("GPU-0", 79)).unwrap();
     let id = enqueue(&client, "fail", json!({"times": 9}), "small").await;
     let other = enqueue(&client, "noop", json!({}), "small").await;
