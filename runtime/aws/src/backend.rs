@@ -88,7 +88,7 @@ impl AwsBackend {
     pub async fn over(connection: Connection, config: &Config, options: AwsOptions) -> Result<Self> {
         let AwsOptions { create, limits, .. } = options;
         let broker = SqsBroker::new(&connection, config, limits.clone(), create);
-        let table = Table::new(&connection, &config.app.aws_table_name()).with_limits(limits);
+        let table = Table::new(&connection, &config.app.aws_table_name()).with_limits(limits.clone());
         if create {
             let specs: Vec<QueueSpec> = config.queues.values().map(spec_of).collect();
             broker.declare(&specs).await?;
@@ -102,7 +102,7 @@ impl AwsBackend {
             polls: Polls::new(broker.clone()),
             tasks: DynamoTasks::new(table.clone()),
             workers: DynamoWorkers::new(table.clone()),
-            schedules: AwsSchedules::new(&connection, config, &broker, &table),
+            schedules: AwsSchedules::new(&connection, config, &broker, &table, limits),
             connection,
             broker,
             table,

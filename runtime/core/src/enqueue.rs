@@ -108,7 +108,7 @@ impl NewTask {
         self.check_keys(limits)?;
         let track = config.queue(&queue).map_or(Track::Full, |queue| queue.track);
         if track != Track::Full {
-            self.check_rowless(&queue, track, limits, now)?;
+            self.check_rowless(&queue, track, limits)?;
         }
         self.check_order(&queue, config.queue(&queue).is_some_and(|queue| queue.fifo))?;
         let not_before = match (self.delay, self.not_before) {
@@ -164,25 +164,12 @@ impl NewTask {
     }
 
     /// What only rows can keep, on a queue that keeps none.
-    fn check_rowless(
-        &self,
-        queue: &QueueName,
-        track: Track,
-        limits: &Limits,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
+    fn check_rowless(&self, queue: &QueueName, track: Track, limits: &Limits) -> Result<(), StoreError> {
         let because = format!("queue {queue} has track = \"{track}\" and keeps no rows");
         let fix = format!("or write track = \"full\" in [queues.{queue}]");
         let keys = [("idempotency_key", &self.idempotency_key), ("concurrency_key", &self.concurrency_key)];
         if let Some((name, _)) = keys.into_iter().find(|(_, key)| key.is_some()) {
             return invalid(format!("`{name}` is given, and {because} to know it by: leave it out, {fix}"));
-        }
-        let delay = self.delay.or_else(|| self.not_before.map(|at| at.since(now))).unwrap_or_default();
-        if delay > limits.delay_max {
-            let max = limits.delay_max;
-            return invalid(format!(
-                "`delay` or `not_before` (eta) is {delay:?} ahead, and {because}: only the queue delays, {max:?} at most. Ask for less, {fix}"
-            ));
         }
         let bytes = self.args.get().len();
         if bytes > limits.message_bytes_max {

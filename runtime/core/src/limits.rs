@@ -78,6 +78,9 @@ pub const SNOOZES_MAX: u32 = 10_000;
 /// How long a task that no function knows, or an envelope newer than we read, is released and tried
 /// again before it is buried: a newer worker may be on its way.
 pub const UNKNOWN_TASK_PATIENCE: Duration = Duration::from_secs(60 * 60);
+/// So much before its time a task without a row, which waited outside its queue, is sent to it: EventBridge Scheduler
+/// sends within a minute after what it was told, and the queue's own delay is exact.
+pub const LATE_LEAD: Duration = Duration::from_secs(60);
 /// How long a queue must stand empty before its rung rows are rung again.
 pub const DOORBELL_PATIENCE: Duration = Duration::from_secs(60);
 /// A waiting task's doorbell is rung again when it nears the queue's retention.
@@ -100,6 +103,7 @@ const _: () = {
     assert!(aws.inline_bytes_max * 2 < aws.message_bytes_max, "an inline payload and its escapes fit a message");
     assert!(aws.message_bytes_max <= aws.event_bytes_max, "any one message fits an event");
     assert!(aws.batch_bytes_max >= aws.message_bytes_max);
+    assert!(LATE_LEAD.as_secs() <= aws.delay_max.as_secs(), "a queue holds the rest of the delay");
     assert!(MESSAGE_MODE_TIMEOUT_MAX.as_secs() < aws.visibility_max.as_secs());
     assert!(LEASE_DEFAULT.as_secs() < aws.visibility_max.as_secs());
     assert!(LEASE_MIN.as_secs() <= LEASE_DEFAULT.as_secs());

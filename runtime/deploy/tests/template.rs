@@ -47,6 +47,10 @@ max_attempts = 100
 keep_failed = "90d"
 [queues.render]
 gpus = 2
+[queues.notes]
+class = "lambda"
+functions = ["reports"]
+track = "none"
 [workers.gpu]
 queues = ["render", "video"]
 grace = "10m"
@@ -385,6 +389,26 @@ fn scheduler_may_send_to_the_queues_and_nothing_else() {
     assert!(!role.contains("Ledger") && !role.contains(r#""*""#), "{role}");
     has(&template, "ScheduleGroup", &["Name: shop-dev"]);
     has(&made("[app]\nname = \"shop\"\n"), "ScheduleGroup", &["Name: shop-dev"]);
+}
+
+#[test]
+fn every_host_may_make_the_one_time_schedules_of_tasks_without_a_row_where_a_queue_has_such() {
+    let template = made(EVERYTHING);
+    for role in ["RoleOrders", "RoleNotes"] {
+        let lines = [
+            "Action: scheduler:CreateSchedule",
+            r#":schedule/shop-dev/_task.*""#,
+            "Action: iam:PassRole",
+            "Resource: !GetAtt RoleScheduler.Arn",
+            "iam:PassedToService: scheduler.amazonaws.com",
+        ];
+        has(&template, role, &lines);
+    }
+    let hosts = "class = \"lambda\"\nfunctions = [\"f\"]\n[functions.f]\npackage = \"f\"\n";
+    for (track, may) in [("", false), ("track = \"none\"\n", true), ("track = \"failures\"\n", true)] {
+        let template = made(&format!("[app]\nname = \"shop\"\n[queues.default]\n{track}{hosts}"));
+        assert_eq!(template.contains("scheduler:CreateSchedule"), may, "{track}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rhubarb_core::backend::Backend as _;
+use rhubarb_core::{backend::Backend as _, limits::Limits};
 use rhubarb_testkit::{Clock, Clockwork, ManualClock, MemoryBackend, MemoryOptions, PausedTime, exercise};
 
 fn on_paused_time(lag: Duration) -> (MemoryBackend, PausedTime) {
@@ -55,6 +55,14 @@ async fn tasks_without_a_row_do_their_exercise() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tasks_without_a_row_that_come_late_do_their_exercise() {
+    let clock = Clock::tokio();
+    let limits = Limits { delay_max: Duration::from_secs(4), ..Limits::AWS };
+    let memory = MemoryBackend::new(MemoryOptions { clock: clock.clone(), limits, ..MemoryOptions::default() });
+    exercise::later(&memory, &PausedTime { clock, lag: Duration::ZERO }).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_limits_do_their_exercise() {
     for lag in [Duration::ZERO, Duration::from_secs(1)] {
         let (memory, time) = on_paused_time(lag);
@@ -78,4 +86,11 @@ async fn the_exercises_hold_on_a_clock_that_is_moved_by_hand() {
     exercise::broker(memory.broker(), time).await;
     exercise::tasks(memory.tasks(), time).await;
     exercise::backend(&memory, time).await;
+}
+
+#[tokio::test]
+async fn steps_of_the_wall_clock_lose_nothing_and_end_no_lease() {
+    let clock = ManualClock::new();
+    let options = MemoryOptions { clock: Clock::Manual(Arc::clone(&clock)), ..MemoryOptions::default() };
+    exercise::clock_steps(&MemoryBackend::new(options), &*clock).await;
 }

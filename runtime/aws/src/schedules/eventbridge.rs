@@ -3,19 +3,25 @@
 //! Each may be repeated: a put makes or replaces, a delete of what is gone is no error. Scheduler replaces a
 //! schedule whole, so who changes its state says the rest again.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use aws_sdk_scheduler::{
     Client,
     error::SdkError,
     operation::get_schedule::GetScheduleOutput,
-    types::{DeadLetterConfig, FlexibleTimeWindow, FlexibleTimeWindowMode, RetryPolicy, ScheduleState, Target},
+    types::{
+        ActionAfterCompletion, DeadLetterConfig, FlexibleTimeWindow, FlexibleTimeWindowMode, RetryPolicy,
+        ScheduleState, Target,
+    },
 };
 use aws_smithy_types::{DateTime, error::operation::BuildError};
 use rhubarb_core::{
     backend::{Result, StoreError},
     config::{Config, QueueConfig},
-    ids::ScheduleName,
+    ids::{QueueName, ScheduleName},
     schedule::Hosted,
     time::Timestamp,
 };
@@ -38,6 +44,8 @@ pub(super) struct EventBridge {
     role: Arc<str>,
     broker: SqsBroker,
     config: Arc<Config>,
+    /// What SQS told of queues: an ARN is one for good.
+    arns: Arc<RwLock<BTreeMap<QueueName, Arc<str>>>>,
 }
 
 /// What a schedule is told to be: everything, as Scheduler wants it.
@@ -80,6 +88,7 @@ impl EventBridge {
             role: config.app.aws_scheduler_role().into(),
             broker,
             config: Arc::new(config.clone()),
+            arns: Arc::default(),
         }
     }
 
@@ -138,17 +147,43 @@ impl EventBridge {
         request.send().await.map(|_| ()).map_err(|error| store_error(what("change", name), &error))
     }
 
+    /// Makes a schedule that sends once, at this time of UTC, and is then gone. Returns false where there is one of this
+    /// name.
+    pub(super) async fn put_once(&self, name: &str, at: &str, queue: &QueueName, input: &str) -> Result<bool> {
+        let what = || format!("make schedule `{name}` on EventBridge Scheduler");
+        let window = FlexibleTimeWindow::builder().mode(FlexibleTimeWindowMode::Off).build();
+        let window = window.map_err(|error| broken(what(), Told::of(&error).0))?;
+        let target = self.target(queue, input).await?.map_err(|error| broken(what(), Told::of(&error).0))?;
+        let request = self.client.create_schedule().name(name).group_name(&*self.group);
+        let request = request.schedule_expression(format!("at({at})")).schedule_expression_timezone("UTC");
+        let request = request.action_after_completion(ActionAfterCompletion::Delete);
+        match request.flexible_time_window(window).target(target).send().await {
+            Ok(_) => Ok(true),
+            Err(SdkError::ServiceError(error)) if error.err().is_conflict_exception() => Ok(false),
+            Err(SdkError::ServiceError(error)) if error.err().is_resource_not_found_exception() => {
+                let group = &self.group;
+                Err(broken(
+                    what(),
+                    format!(
+                        "there is no schedule group `{group}` in this account and region: deploy the template (`rhubarb deploy template`), which makes it, or write track = \"full\" in [queues.{queue}]"
+                    ),
+                ))
+            }
+            Err(error) => Err(store_error(what(), &error)),
+        }
+    }
+
+    /// Deletes a schedule that sends once. Returns false where there is none.
+    pub(super) async fn delete_once(&self, name: &str) -> Result<bool> {
+        match self.client.delete_schedule().name(name).group_name(&*self.group).send().await {
+            Ok(_) => Ok(true),
+            Err(SdkError::ServiceError(error)) if error.err().is_resource_not_found_exception() => Ok(false),
+            Err(error) => Err(store_error(format!("delete schedule `{name}` on EventBridge Scheduler"), &error)),
+        }
+    }
+
     async fn said(&self, name: &ScheduleName, hosted: &Hosted, paused: bool) -> Result<Said> {
-        let arn = self.broker.arn(&hosted.queue).await?;
-        let policy =
-            RetryPolicy::builder().maximum_event_age_in_seconds(RETRY_SECONDS).maximum_retry_attempts(RETRIES).build();
-        let target = Target::builder()
-            .role_arn(role_of(&arn, &self.role))
-            .arn(arn)
-            .input(hosted.input.clone())
-            .retry_policy(policy)
-            .set_dead_letter_config(self.dead_letters(hosted).await?)
-            .build();
+        let target = self.target(&hosted.queue, &hosted.input).await?;
         let window = match hosted.window {
             None => FlexibleTimeWindow::builder().mode(FlexibleTimeWindowMode::Off),
             Some(minutes) => FlexibleTimeWindow::builder()
@@ -168,15 +203,38 @@ impl EventBridge {
         })
     }
 
-    /// Where a tick goes that could not be delivered: the queue's own dead-letter queue, if it is ours.
-    async fn dead_letters(&self, hosted: &Hosted) -> Result<Option<DeadLetterConfig>> {
-        let queue = self.config.queue(&hosted.queue).filter(|queue| queue.url.is_none());
+    /// A queue as the place that a schedule sends this to.
+    async fn target(&self, queue: &QueueName, input: &str) -> Result<std::result::Result<Target, BuildError>> {
+        let arn = self.arn(queue).await?;
+        let policy =
+            RetryPolicy::builder().maximum_event_age_in_seconds(RETRY_SECONDS).maximum_retry_attempts(RETRIES).build();
+        let target = Target::builder()
+            .role_arn(role_of(&arn, &self.role))
+            .arn(&*arn)
+            .input(input)
+            .retry_policy(policy)
+            .set_dead_letter_config(self.dead_letters(queue).await?);
+        Ok(target.build())
+    }
+
+    /// Where a message goes that could not be delivered: the queue's own dead-letter queue, if it is ours.
+    async fn dead_letters(&self, queue: &QueueName) -> Result<Option<DeadLetterConfig>> {
+        let queue = self.config.queue(queue).filter(|queue| queue.url.is_none());
         let Some(dead) = queue.and_then(QueueConfig::dead_letters) else { return Ok(None) };
-        match self.broker.arn(&dead).await {
-            Ok(arn) => Ok(Some(DeadLetterConfig::builder().arn(arn).build())),
+        match self.arn(&dead).await {
+            Ok(arn) => Ok(Some(DeadLetterConfig::builder().arn(&*arn).build())),
             Err(StoreError::NoQueue(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    async fn arn(&self, queue: &QueueName) -> Result<Arc<str>> {
+        if let Some(known) = self.arns.read().unwrap_or_else(PoisonError::into_inner).get(queue) {
+            return Ok(Arc::clone(known));
+        }
+        let arn: Arc<str> = self.broker.arn(queue).await?.into();
+        self.arns.write().unwrap_or_else(PoisonError::into_inner).insert(queue.clone(), Arc::clone(&arn));
+        Ok(arn)
     }
 }
 

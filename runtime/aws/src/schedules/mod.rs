@@ -4,9 +4,12 @@
 //! group. Where there is no group nothing was deployed, and agents fire everything. A schedule made at run time is
 //! EventBridge's from the moment its record says so: whoever dies between the two calls leaves one that both fire
 //! at the same times, to the same tasks. It goes from EventBridge before its record goes.
+//!
+//! Tasks without a row that come late wait in the same group ([`late`]) and have no record.
 
 mod eventbridge;
 mod group;
+mod late;
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -15,9 +18,10 @@ use std::{
 
 use async_trait::async_trait;
 use rhubarb_core::{
-    backend::{Current, Noted, Result, ScheduleRecord, Schedules, StoreError},
+    backend::{Current, Later, Noted, Result, ScheduleRecord, Schedules, StoreError},
     config::{Config, Definition, ScheduleConfig},
     ids::ScheduleName,
+    limits::Limits,
     schedule::{hosted, needs_agent},
 };
 
@@ -44,6 +48,7 @@ struct Inner {
     group: Group,
     table: Table,
     config: Config,
+    limits: Limits,
     /// What agents have to fire as of a revision, and whether the group was there then.
     left: RwLock<Option<(u64, bool, bool)>>,
 }
@@ -51,7 +56,7 @@ struct Inner {
 impl AwsSchedules {
     /// The schedules of an application: the records in its table, the rest in its group.
     #[must_use]
-    pub fn new(connection: &Connection, config: &Config, broker: &SqsBroker, table: &Table) -> Self {
+    pub fn new(connection: &Connection, config: &Config, broker: &SqsBroker, table: &Table, limits: Limits) -> Self {
         let eventbridge = EventBridge::new(connection, config, broker.clone());
         let inner = Inner {
             records: DynamoSchedules::new(table.clone()),
@@ -59,6 +64,7 @@ impl AwsSchedules {
             eventbridge,
             table: table.clone(),
             config: config.clone(),
+            limits,
             left: RwLock::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -194,6 +200,10 @@ impl Schedules for AwsSchedules {
 
     fn look_every(&self) -> Duration {
         LOOK_EVERY
+    }
+
+    fn later(&self) -> Option<&dyn Later> {
+        Some(self)
     }
 }
 

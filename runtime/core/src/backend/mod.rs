@@ -13,6 +13,7 @@ mod claim;
 mod doorbell;
 mod error;
 mod joined;
+mod later;
 pub mod rowless;
 mod schedules;
 mod tasks;
@@ -24,6 +25,7 @@ pub use claim::{Claimed, Fate, claim_deliveries};
 pub use doorbell::Doorbell;
 pub use error::{Result, StoreError};
 pub use joined::{Backend, ClaimPolicy, Finish, Purged, Take, Taken, Won, backoff_for_newer, poison_failure, too_late};
+pub use later::{LateMessage, Later};
 pub use schedules::{Current, Noted, ScheduleRecord, Schedules};
 pub use tasks::{
     AttemptRecord, Buried, Called, ClaimAnswer, ClaimRequest, Cursor, DueLease, DueRing, Filter, Glance,

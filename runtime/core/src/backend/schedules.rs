@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    backend::Result,
+    backend::{Later, Result},
     ids::{ScheduleName, TaskId},
     schedule::Position,
     time::Timestamp,
@@ -214,5 +214,10 @@ pub trait Schedules: Send + Sync {
     /// How often agents look for changes and renew the role `scheduler`, which they hold for three times as long.
     fn look_every(&self) -> Duration {
         Duration::from_secs(1)
+    }
+
+    /// Who keeps messages until their time, where anybody does.
+    fn later(&self) -> Option<&dyn Later> {
+        None
     }
 }

@@ -7,7 +7,7 @@ use super::plan::{Origin, Plan};
 /// Statements on all queues, the rows and the blobs, indented as entries of a policy document.
 pub(super) fn of_hosts(plan: &Plan<'_>) -> String {
     let all: String = plan.queues.iter().map(|queue| format!("                  - {}\n", queue.arn())).collect();
-    let dead = dead_letters(plan) + &put_aside(plan);
+    let dead = dead_letters(plan) + &put_aside(plan) + &late(plan);
     format!(
         r#"              - Sid: EveryQueue # enqueue children, ring for tasks that are due, count
                 Effect: Allow
@@ -81,5 +81,27 @@ fn put_aside(plan: &Plan<'_>) -> String {
                 Action: sqs:SendMessage
                 Resource:
 {arns}"
+    )
+}
+
+/// The right to make one-time schedules, for tasks without a row that come later than their queue can delay.
+fn late(plan: &Plan<'_>) -> String {
+    if !plan.queues.iter().any(|queue| queue.config.track != Track::Full && !queue.config.fifo) {
+        return String::new();
+    }
+    let group = plan.config.app.aws_schedule_group();
+    format!(
+        r#"              - Sid: Late # a task without a row that comes later than its queue can delay
+                Effect: Allow
+                Action: scheduler:CreateSchedule
+                Resource: !Sub "arn:${{AWS::Partition}}:scheduler:${{AWS::Region}}:${{AWS::AccountId}}:schedule/{group}/_task.*"
+              - Sid: LateRole # by which EventBridge Scheduler sends it
+                Effect: Allow
+                Action: iam:PassRole
+                Resource: !GetAtt RoleScheduler.Arn
+                Condition:
+                  StringEquals:
+                    iam:PassedToService: scheduler.amazonaws.com
+"#
     )
 }

@@ -287,14 +287,27 @@ impl Client {
         Ok(self.task(id).await?.attempts)
     }
 
-    /// Cancels tasks, or asks their holders to stop: where each stands then.
+    /// Cancels tasks, or asks their holders to stop: where each stands then. A task without a row can be cancelled as
+    /// long as it waits outside its queue for its time.
     pub async fn cancel(&self, ids: &[TaskId]) -> Vec<Result<State, ClientError>> {
         let states = self.backend.tasks().cancel(ids).await;
-        let missing = |error| match error {
-            StoreError::NoTask(id) => self.no_task(id),
-            error => error.into(),
+        let mut answers = Vec::with_capacity(states.len());
+        for state in states {
+            answers.push(match state {
+                Err(StoreError::NoTask(id)) => self.cancel_rowless(id).await,
+                state => state.map_err(Into::into),
+            });
+        }
+        answers
+    }
+
+    async fn cancel_rowless(&self, id: TaskId) -> Result<State, ClientError> {
+        let is_any = self.config.queues.values().any(|queue| queue.track != Track::Full);
+        let forgotten = match self.backend.schedules().later().filter(|_| is_any) {
+            Some(later) => later.forget(&[id]).await.pop().transpose()?.unwrap_or(false),
+            None => false,
         };
-        states.into_iter().map(|state| state.map_err(missing)).collect()
+        if forgotten { Ok(State::Cancelled) } else { Err(self.no_task(id)) }
     }
 
     /// Brings failed tasks back, the only road there is: same id, attempts from 1, both runs in the history. Where each

@@ -16,6 +16,7 @@
 mod backend;
 mod blobs;
 mod broker;
+mod later;
 mod limits;
 mod rowless;
 mod schedules;
@@ -28,6 +29,7 @@ pub use self::{
     backend::{backend, hosted_ticks},
     blobs::blobs,
     broker::broker,
+    later::later,
     limits::limits,
     rowless::rowless,
     schedules::schedules,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures::future::LocalBoxFuture;
 use rhubarb_core::{
     backend::{
-        Backend, ClaimPolicy, Delivery, Finish, Log, OutgoingMessage, QueueSpec, Settlement, Submission, Submitted,
-        Take, Taken, Window, Won,
+        Backend, ClaimPolicy, Delivery, Finish, Log, OutgoingMessage, QueueSpec, Result, Settlement, Submission,
+        Submitted, Take, Taken, Window, Won,
         rowless::{self, Ended},
     },
     config::{Config, NoVars, Overrides, Track},
@@ -47,14 +47,14 @@ fn at_either_level<'a>(case: &'a Case<'a>) -> Vec<LocalBoxFuture<'a, ()>> {
     ]
 }
 
-struct Case<'a> {
-    backend: &'a dyn Backend,
-    time: &'a dyn Clockwork,
-    track: Track,
+pub(super) struct Case<'a> {
+    pub(super) backend: &'a dyn Backend,
+    pub(super) time: &'a dyn Clockwork,
+    pub(super) track: Track,
 }
 
 impl Case<'_> {
-    async fn queue(&self) -> QueueName {
+    pub(super) async fn queue(&self) -> QueueName {
         let queue = new_queue();
         let spec = QueueSpec { queue: queue.clone(), max_receives: Some(100), dead_letters: queue.dead_letters() };
         let dead = spec.dead_letters.clone().unwrap();
@@ -63,20 +63,23 @@ impl Case<'_> {
         queue
     }
 
-    async fn submit(&self, queue: &QueueName, change: impl FnOnce(&mut Envelope)) -> TaskId {
+    pub(super) async fn submit(&self, queue: &QueueName, change: impl FnOnce(&mut Envelope)) -> TaskId {
         let mut envelope = new_envelope();
         change(&mut envelope);
-        let submission = Submission::new(&envelope, queue.clone(), Window::DEFAULT);
+        assert_eq!(self.submit_as(queue, &envelope).await.unwrap(), Submitted::New);
+        envelope.id
+    }
+
+    pub(super) async fn submit_as(&self, queue: &QueueName, envelope: &Envelope) -> Result<Submitted> {
+        let submission = Submission::new(envelope, queue.clone(), Window::DEFAULT);
         let track = self.track;
         let text =
             format!("[app]\nname = \"e\"\n[functions.f]\npackage = \"f\"\n[queues.{queue}]\ntrack = \"{track}\"\n");
         let config = Config::parse(&text, &NoVars, &Overrides::default()).unwrap();
-        let submitted = rowless::submit(self.backend, &config, &[submission], self.time.now()).await;
-        assert_eq!(only(submitted).unwrap(), Submitted::New);
-        envelope.id
+        only(rowless::submit(self.backend, &config, &[submission], self.time.now()).await)
     }
 
-    async fn take_now(&self, queue: &QueueName) -> Taken {
+    pub(super) async fn take_now(&self, queue: &QueueName) -> Taken {
         let policy = ClaimPolicy {
             lease: LEASE,
             max_attempts: 2,
@@ -91,7 +94,7 @@ impl Case<'_> {
         eventually(self.time, "nothing is taken", async || self.take_now(queue).await.won.pop()).await
     }
 
-    async fn finish(&self, queue: &QueueName, won: &Won, outcome: Outcome) -> Settled {
+    pub(super) async fn finish(&self, queue: &QueueName, won: &Won, outcome: Outcome) -> Settled {
         self.finish_as(queue, won, outcome, false).await
     }
 
@@ -104,13 +107,13 @@ impl Case<'_> {
         only(rowless::finish(self.backend, self.track, queue, &worker(), &ended).await).unwrap()
     }
 
-    async fn is_empty(&self, queue: &QueueName) {
+    pub(super) async fn is_empty(&self, queue: &QueueName) {
         let broker = self.backend.broker();
         let look = async || broker.counts(queue).await.unwrap().is_empty();
         eventually_so(self.time, "something is left in the queue", look).await;
     }
 
-    async fn has_no_row(&self, id: TaskId) {
+    pub(super) async fn has_no_row(&self, id: TaskId) {
         assert!(only(self.backend.tasks().read(&[id]).await.unwrap()).is_none(), "there is a row");
     }
 

@@ -5,6 +5,7 @@
 //! an eventually consistent index does; what is read by id never lags. Everything is lost at its end.
 
 mod broker;
+mod late;
 mod permits;
 mod queues;
 mod rest;

@@ -13,6 +13,8 @@ use rhubarb_core::{
     time::{LeaseTime, Now, Timestamp},
 };
 
+use super::late::Late;
+
 /// How long a FIFO queue remembers a deduplication id.
 const DEDUPLICATION: Duration = Duration::from_secs(5 * 60);
 
@@ -23,6 +25,8 @@ pub(super) struct Queues {
     last: u64,
     /// What was accepted and lost, because a test asked for it.
     lost: Vec<Message>,
+    /// What is sent later.
+    pub(super) late: Late,
 }
 
 struct Queue {
@@ -81,6 +85,10 @@ impl Queues {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn knows(&self, queue: &QueueName) -> bool {
+        self.queues.contains_key(queue)
     }
 
     pub(super) fn doorbells(&self, queue: &QueueName, id: TaskId) -> usize {
@@ -157,6 +165,7 @@ impl Queues {
         limits: &Limits,
         now: Now,
     ) -> Result<Vec<Delivery>> {
+        self.send_late(limits, now);
         self.forget_old(queue, limits, now);
         self.move_dead(queue, now);
         let from = self.queues.get_mut(queue).ok_or_else(|| StoreError::NoQueue(queue.clone()))?;
@@ -208,7 +217,8 @@ impl Queues {
 
     /// When something of the queue becomes visible by itself.
     pub(super) fn next_visible(&self, queue: &QueueName) -> Option<LeaseTime> {
-        self.queues.get(queue)?.messages.values().map(|message| message.visible_at).min()
+        let visible = self.queues.get(queue)?.messages.values().map(|message| message.visible_at).min();
+        visible.into_iter().chain(self.next_late(queue)).min()
     }
 
     fn newest(&mut self, queue: &QueueName, receipt: &ReceiptHandle) -> Result<Option<(u64, &mut Message)>> {
@@ -248,6 +258,7 @@ impl Queues {
     }
 
     pub(super) fn counts(&mut self, queue: &QueueName, limits: &Limits, now: Now) -> Result<Counts> {
+        self.send_late(limits, now);
         self.forget_old(queue, limits, now);
         let from = self.queues.get(queue).ok_or_else(|| StoreError::NoQueue(queue.clone()))?;
         let mut counts = Counts::default();

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rhubarb_core::{
     backend::{
-        BlobInfo, BlobKey, Blobs, Current, Heard, Noted, Result, ScheduleRecord, Schedules, StoreError, WorkerRecord,
-        Workers,
+        BlobInfo, BlobKey, Blobs, Current, Heard, Later, Noted, Result, ScheduleRecord, Schedules, StoreError,
+        WorkerRecord, Workers,
     },
     ids::{ScheduleName, WorkerId},
     time::Timestamp,
@@ -162,6 +162,10 @@ impl Schedules for MemoryBackend {
 
     async fn revision(&self) -> Result<u64> {
         self.whole(Verb::Schedule, |store, _, _| Ok(store.schedule_revision)).await
+    }
+
+    fn later(&self) -> Option<&dyn Later> {
+        Some(self)
     }
 }
 

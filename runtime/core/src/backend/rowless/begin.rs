@@ -92,9 +92,12 @@ fn look<B: Backend + ?Sized>(backend: &B, policy: &ClaimPolicy, worker: &WorkerI
     let max_attempts = envelope.max_attempts.unwrap_or(u32::MAX).min(policy.max_attempts).max(1);
     let is_first = delivery.receive_count <= 1;
     let is_due = |at: Timestamp| is_first && at <= delivery.first_received;
+    let is_fifo = backend.broker().is_fifo(&policy.queue);
+    // Nobody has begun what came before its time, however often it was received: who had it died before sending it anew.
+    let early = envelope.not_before.filter(|at| !is_fifo && *at > delivery.first_received);
     let failure = if let Some(key) = unkept_key(&envelope) {
         Some(Failure::new(Failure::POISON, no_rows_for(key, &policy.queue)))
-    } else if delivery.receive_count > max_attempts {
+    } else if early.is_none() && delivery.receive_count > max_attempts {
         Some(worn_out(max_attempts))
     } else if envelope.expires.is_some_and(is_due) {
         Some(Failure::new(Failure::EXPIRED, "no attempt began before its `expires`"))
@@ -114,8 +117,6 @@ fn look<B: Backend + ?Sized>(backend: &B, policy: &ClaimPolicy, worker: &WorkerI
             envelope,
         }))));
     }
-    let is_fifo = backend.broker().is_fifo(&policy.queue);
-    let early = envelope.not_before.filter(|at| is_first && !is_fifo && *at > delivery.first_received);
     if let Some(at) = early {
         let delay = whole_seconds(at.since(delivery.first_received));
         let message = anew(backend, &policy.queue, &envelope, since(&delivery), &delivery.message, delay);
