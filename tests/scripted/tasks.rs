@@ -63,7 +63,7 @@ task!(
 );
 task!(
     /// Enqueues so many others and returns their ids.
-    Family = "family" -> Vec<String> { children: u32, }
+    Family = "family" -> Vec<String> { children: u32, queue: Option<String>, delay_ms: Option<u64>, }
 );
 task!(
     /// Starts a child that outlives it, tells its process id, and may die.
@@ -245,8 +245,14 @@ pub(crate) async fn family(task: Family, cx: Context) -> Result<Vec<String>, Tas
     let raise = async {
         let mut ids = Vec::new();
         for n in 0..task.children {
-            let child = cx.enqueue(Echo { value: n.into() }).await?;
-            ids.push(child.id.to_string());
+            let mut child = cx.enqueue(Echo { value: n.into() });
+            if let Some(queue) = &task.queue {
+                child = child.queue(queue);
+            }
+            if let Some(delay) = task.delay_ms {
+                child = child.delay(Duration::from_millis(delay));
+            }
+            ids.push(child.await?.id.to_string());
         }
         Ok(ids)
     };

@@ -15,7 +15,7 @@ use crate::{
 
 /// Long enough for a deployment; the emulator fires within ten seconds after it.
 const AHEAD: Duration = Duration::from_secs(25);
-const DEPLOY: &str = r#"
+pub(crate) const DEPLOY: &str = r#"
 rhubarb deploy template --output template.yaml
 aws cloudformation deploy --template-file template.yaml --stack-name tests \
     --capabilities CAPABILITY_NAMED_IAM --parameter-overrides Compute=false Alarms=false PointInTimeRecovery=false

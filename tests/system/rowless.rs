@@ -11,8 +11,10 @@ use rhubarb::{
         row::State,
     },
 };
-use rhubarb_tests::{App, enqueue, until};
-use serde_json::json;
+use rhubarb_tests::{App, enqueue, over_aws, until};
+use serde_json::{Value, json};
+
+use crate::{eventbridge::DEPLOY, readme::said};
 
 const TRACKS: &str = r#"
 [queues.none]
@@ -105,9 +107,69 @@ async fn what_needs_a_row_is_refused_before_anything_is_sent() {
     refused(&["--wait"], "`--wait`").await;
     refused(&["--idempotency-key", "k"], "`idempotency_key`").await;
     refused(&["--concurrency-key", "k"], "`concurrency_key`").await;
-    refused(&["--delay", "1h"], "`delay`").await;
+    // Where the template is deployed it waits in EventBridge.
+    if !over_aws() {
+        refused(&["--delay", "1h"], "`delay`").await;
+    }
     let never = TaskId::mint();
     assert!(client.state(never).await.unwrap_err().to_string().contains("there is no row of task"));
     let name = QueueName::new("none").unwrap();
     assert!(client.backend().broker().counts(&name).await.unwrap_or_default().is_empty());
+}
+
+/// A schedule of EventBridge, as AWS's own command shows it.
+async fn scheduled(app: &App, group: &str, name: &str) -> Value {
+    let script = format!("aws scheduler get-schedule --group-name {group} --name {name} --output json");
+    serde_json::from_str(&said(app.path(), &script, &app.variables()).await).unwrap()
+}
+
+/// The names of those that tasks without a row wait in.
+async fn waiting(app: &App, group: &str) -> Vec<String> {
+    let list = format!("aws scheduler list-schedules --group-name {group} --name-prefix _task.");
+    let script = format!("{list} --query 'Schedules[].Name' --output json");
+    serde_json::from_str(&said(app.path(), &script, &app.variables()).await).unwrap()
+}
+
+#[tokio::test]
+async fn a_late_task_without_a_row_waits_in_eventbridge_and_is_cancelled_there() {
+    let app = App::over(TRACKS, true);
+    said(app.path(), DEPLOY, &app.variables()).await;
+    let client = app.client().await;
+    let group = client.config().app.aws_schedule_group();
+    let at = "2099-01-01T00:00:00.5Z";
+    let late = ["enqueue", "echo", "--args", r#"{"value": "ä"}"#, "--queue", "none", "--eta", at];
+    let ran = app.run(&late).await;
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let id: TaskId = ran.stdout.trim().parse().unwrap();
+
+    let name = format!("_task.{id}");
+    let found = scheduled(&app, &group, &name).await;
+    assert_eq!(found["ScheduleExpression"], "at(2098-12-31T23:59:01)", "a minute before: the queue delays the rest");
+    assert_eq!((&found["State"], &found["ActionAfterCompletion"]), (&json!("ENABLED"), &json!("DELETE")));
+    let input = found["Target"]["Input"].as_str().unwrap();
+    let body: Value = serde_json::from_str(input).unwrap();
+    assert_eq!((&body["task"], &body["args"]["value"]), (&json!("echo"), &json!("ä")));
+    let envelope = Envelope::decode_full(input).unwrap();
+    assert_eq!((envelope.id, envelope.not_before.unwrap().to_string()), (id, "2099-01-01T00:00:00.5Z".to_owned()));
+
+    let text = id.to_string();
+    let again = app.run(&[&late[..], &["--id", &text]].concat()).await;
+    assert!(again.code != Some(0) && again.stderr.contains(&text), "{again:?}");
+
+    // A function enqueues as a producer does.
+    let agent = app.agent(&["all"]).await;
+    let args = json!({"children": 1, "queue": "none", "delay_ms": 3_600_000});
+    enqueue(&client, "family", args, "none").await;
+    let both = until(async || Some(waiting(&app, &group).await).filter(|names| names.len() == 2)).await;
+    assert!(both.contains(&name), "{both:?}");
+    agent.stop().await;
+
+    for name in &both {
+        let task = name.trim_start_matches("_task.");
+        let ran = app.run(&["cancel", task]).await;
+        assert!(ran.code == Some(0) && ran.stdout.contains("cancelled"), "{ran:?}");
+    }
+    assert_eq!(waiting(&app, &group).await, Vec::<String>::new());
+    let ran = app.run(&["cancel", &text]).await;
+    assert!(ran.code == Some(1) && ran.stderr.contains("there is no row of task"), "{ran:?}");
 }
