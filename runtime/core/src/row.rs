@@ -764,6 +764,24 @@ impl Row {
         aged
     }
 
+    /// Mends a row that waits, where the store's wall clock was set back since it became available: it is
+    /// available by the new time as well. A retry waits for its delay anew; a task with a start time of its own
+    /// waits until the clock says so. Returns whether it changed anything, so that it may be called as often as
+    /// wanted.
+    pub fn clock_set_back(&mut self, now: Timestamp, limits: &Limits) -> bool {
+        let waits = matches!(self.state, State::Queued | State::Waiting | State::Retrying);
+        if !waits || self.queued_at <= now {
+            return false;
+        }
+        let delay = self.not_before.filter(|_| self.state == State::Retrying).map(|at| at.since(self.queued_at));
+        self.not_before = delay.map(|delay| now.after(delay));
+        self.queued_at = now;
+        self.rung_at = self.rung_at.min(now);
+        let latest = self.not_before.map_or(now, |at| at.before(limits.delay_max).max(now));
+        self.ring_at = self.ring_at.map(|at| at.min(latest));
+        true
+    }
+
     /// True if it waits, and only a doorbell that is out brings it back.
     const fn is_rung(&self) -> bool {
         self.ring_at.is_none() && matches!(self.state, State::Queued | State::Retrying | State::Scheduled)

@@ -186,6 +186,24 @@ fn what_a_late_holder_settles_counts_also_when_its_task_is_parked() {
     queue.assert_counted();
 }
 
+/// Where it is not known what it counted for, it counts for the queue and for its key: else another of the key starts
+/// beside it.
+#[test]
+fn a_late_holder_whose_task_was_parked_meanwhile_counts_for_its_key_too() {
+    for stage in [Stage::Parked { scope: Scope::Queue }, Stage::Called { scope: Scope::Queue, slot: None }] {
+        let mut queue = Queue::new(at_once(1), 2);
+        queue.claim(0, 0);
+        queue.reap(0, 31_000);
+        queue.claim(1, 31_000);
+        assert_eq!(queue.claim(0, 31_000), Claim::Parked);
+        let row = &mut queue.rows[0];
+        row.permit = Some(Box::new(Permit { key: Some("a".into()), stage }));
+        assert!(matches!(row.renew(FencingToken(1), at(31_000)), Renewed::Kept { .. }));
+        let held = Permit { key: Some("a".into()), stage: Stage::Held { queue: true, key: true } };
+        assert_eq!(row.permit.as_deref(), Some(&held));
+    }
+}
+
 #[test]
 fn an_expired_task_ends_when_it_is_called() {
     let mut queue = Queue::new(at_once(1), 2);

@@ -18,6 +18,8 @@ use std::{
 
 use rusqlite::Connection;
 
+use crate::lock_watch::LockWatch;
+
 /// The thread begins to copy at this size of the log.
 const COPY_PAGES: usize = 2_000;
 /// The writer copies the rest at this size.
@@ -63,11 +65,16 @@ impl WalGauge {
 #[derive(Debug)]
 pub(crate) struct Checkpointer {
     thread: Option<JoinHandle<()>>,
+    watch: Arc<LockWatch>,
 }
 
 impl Checkpointer {
     /// Starts the thread, and watches the writer's connection from now on.
-    pub(crate) fn start(path: &Path, writer: &mut Connection) -> crate::error::Fallible<(Self, Arc<WalGauge>)> {
+    pub(crate) fn start(
+        path: &Path,
+        writer: &mut Connection,
+        watch: Arc<LockWatch>,
+    ) -> crate::error::Fallible<(Self, Arc<WalGauge>)> {
         let pages = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&pages);
         writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, count: std::ffi::c_int| {
@@ -81,7 +88,7 @@ impl Checkpointer {
             .spawn(move || copy_when_woken(&path, &woken))
             .map_err(|error| crate::error::Fault::Lock(error.to_string()))?;
         let gauge = WalGauge { pages, copied_at: AtomicUsize::new(0), full_at: AtomicUsize::new(FULL_PAGES), wake };
-        Ok((Self { thread: Some(thread) }, Arc::new(gauge)))
+        Ok((Self { thread: Some(thread), watch }, Arc::new(gauge)))
     }
 }
 
@@ -102,7 +109,8 @@ fn copy_when_woken(path: &Path, woken: &mpsc::Receiver<()>) {
 
 impl Drop for Checkpointer {
     fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
+        // The gauge lives as long as the writer, which was left waiting for a stopped process in that case.
+        if let Some(thread) = self.thread.take().filter(|_| self.watch.why_stuck().is_none()) {
             let _ = thread.join();
         }
     }

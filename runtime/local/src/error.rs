@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use rhubarb_core::backend::StoreError;
+use rhubarb_core::{backend::StoreError, ids::TaskId};
 use rusqlite::ErrorCode;
 
 /// A failure inside a transaction: it takes the whole transaction with it.
@@ -19,10 +19,35 @@ pub(crate) enum Fault {
     Lock(String),
 }
 
+/// How the name of a row that cannot be read begins.
+const ROW_OF: &str = "a row of ";
+
 /// A transaction's result.
 pub(crate) type Fallible<T> = std::result::Result<T, Fault>;
 
 impl Fault {
+    /// Names the task whose row, or history, cannot be read, unless it is named.
+    pub(crate) fn of_task(self, id: TaskId) -> Self {
+        match self {
+            Self::Damaged(found) if found.starts_with(ROW_OF) => Self::Damaged(found),
+            other => other.of_row(format_args!("task {id}")),
+        }
+    }
+
+    /// Names the row whose content cannot be read; any other failure stays as it is.
+    pub(crate) fn of_row(self, row: impl std::fmt::Display) -> Self {
+        match self {
+            Self::Sqlite(
+                error @ (rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::Utf8Error(..)),
+            ) => Self::Damaged(format!("{ROW_OF}{row} that cannot be read: {error}")),
+            Self::Damaged(found) => Self::Damaged(format!("{ROW_OF}{row} that cannot be read: {found}")),
+            other @ (Self::Sqlite(_) | Self::Lock(_)) => other,
+        }
+    }
+
     /// What the caller is told.
     pub(crate) fn told(&self, what: &str) -> StoreError {
         match self {

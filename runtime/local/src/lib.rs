@@ -14,8 +14,10 @@ mod broker;
 mod checkpoint;
 mod clock;
 mod error;
+mod holder;
 mod join;
 mod lock;
+mod lock_watch;
 mod messages;
 mod names;
 mod open;
@@ -30,6 +32,7 @@ mod schema;
 mod tasks;
 mod texts;
 mod transaction;
+mod wall;
 mod workers;
 mod writer;
 

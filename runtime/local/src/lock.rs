@@ -4,13 +4,14 @@
 //! The kernel's lock alone is unfair: who unlocks and locks again at once wins over who must first wake
 //! up. So who has to wait holds a second lock, the turn, meanwhile; and a writer that has gone on for
 //! [`STINT`] passes through the turn, where it meets whoever waits. A process that dies loses its locks
-//! with its files.
+//! with its files; one that is stopped keeps them, and is named by the [`LockWatch`] of whoever waits.
 
 use std::{
     fs::File,
     io,
     os::fd::AsFd,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,8 @@ use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
 };
+
+use crate::lock_watch::LockWatch;
 
 /// How long a writer goes on before it looks whether another waits.
 const STINT: Duration = Duration::from_millis(2);
@@ -28,13 +31,21 @@ pub(crate) struct WriterLock {
     write: File,
     turn: File,
     stint_began: Option<Instant>,
+    watch: Arc<LockWatch>,
 }
 
 impl WriterLock {
-    /// Opens the lock files in a folder.
-    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
+    /// Opens the lock files in a folder; who waits for so long is told of in the log.
+    pub(crate) fn open(folder: &Path, patience: Duration) -> io::Result<Self> {
         let open = |name: &str| File::options().create(true).truncate(false).write(true).open(folder.join(name));
-        Ok(Self { write: open("write.lock")?, turn: open("turn.lock")?, stint_began: None })
+        let (write, turn) = (open("write.lock")?, open("turn.lock")?);
+        let watch = Arc::new(LockWatch::new([write.try_clone()?, turn.try_clone()?], patience));
+        Ok(Self { write, turn, stint_began: None, watch })
+    }
+
+    /// Who looks after those that wait.
+    pub(crate) fn watch(&self) -> Arc<LockWatch> {
+        Arc::clone(&self.watch)
     }
 
     /// Takes the lock if no other process has it and this one has not gone on for too long.
@@ -48,10 +59,17 @@ impl WriterLock {
         if self.try_acquire()? {
             return Ok(());
         }
+        self.watch.begin();
+        let locked = self.wait_in_turn();
+        self.watch.end();
+        self.stint_began = Some(Instant::now());
+        locked
+    }
+
+    fn wait_in_turn(&self) -> io::Result<()> {
         lock(&self.turn)?;
         let locked = lock(&self.write);
         unlock(&self.turn)?;
-        self.stint_began = Some(Instant::now());
         locked
     }
 

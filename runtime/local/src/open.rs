@@ -4,7 +4,7 @@ use std::{
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use crate::{
     blobs::FolderBlobs,
     checkpoint::Checkpointer,
     clock::Clock,
-    error::{Fallible, path_error},
+    error::{Fallible, Told, path_error},
     lock::WriterLock,
     names::Names,
     options::{Durability, Options},
@@ -32,6 +32,9 @@ const FOREIGN_WRITER_PATIENCE: Duration = Duration::from_secs(30);
 const WRITER_CACHE_KIB: i32 = 6 * 1024;
 /// Pages that a reader keeps in memory, in KiB.
 const READER_CACHE_KIB: i32 = 512;
+/// How often an opening that waits looks whether it waits in vain.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const WHAT: &str = "open the store";
 /// Statements that a connection keeps prepared.
 const STATEMENTS_MAX: usize = 64;
 
@@ -69,23 +72,24 @@ impl LocalBackend {
     /// `Broken` says what is wrong with the folder, the disk or the file, and how to mend it;
     /// `NewerSchema` names the version of a file that a newer build wrote.
     pub fn open(folder: impl AsRef<Path>, options: Options) -> Result<Self> {
-        const WHAT: &str = "open the store";
         let folder = folder.as_ref();
         make_private(folder)?;
         for part in ["blobs", "bells"] {
             make_private(&folder.join(part))?;
         }
-        let mut lock = WriterLock::open(folder).map_err(|error| path_error(&error, WHAT, folder))?;
+        let lock = WriterLock::open(folder, options.patience).map_err(|error| path_error(&error, WHAT, folder))?;
         let path = folder.join("store.db");
-        lock.acquire().map_err(|error| path_error(&error, WHAT, folder))?;
-        let opened = connect(&path, options.durability).map_err(|fault| fault.told(WHAT)).and_then(|mut connection| {
-            schema::migrate(&mut connection, random_id())?;
-            let id = schema::store_id(&connection).map_err(|fault| fault.told(WHAT))?;
-            Ok((connection, id))
-        });
-        lock.release().map_err(|error| path_error(&error, WHAT, folder))?;
-        let (mut connection, store_id) = opened?;
-        let (checkpointer, gauge) = Checkpointer::start(&path, &mut connection).map_err(|fault| fault.told(WHAT))?;
+        let (lock, (mut connection, store_id)) = match open_current(&path, options.durability)? {
+            Some(opened) => (lock, opened),
+            None => {
+                let mut lock = acquire(lock, folder)?;
+                let opened = open_or_make(&path, options.durability);
+                lock.release().map_err(|error| path_error(&error, WHAT, folder))?;
+                (lock, opened?)
+            }
+        };
+        let (checkpointer, gauge) =
+            Checkpointer::start(&path, &mut connection, lock.watch()).map_err(|fault| fault.told(WHAT))?;
         let Options { limits, clock, .. } = options;
         let ground = Arc::new(Ground { limits, store_id });
         let names = Arc::new(Names::default());
@@ -114,6 +118,54 @@ impl LocalBackend {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.inner.folder
+    }
+}
+
+/// Opens a file of this build's version, for which nobody need be waited for. None where there is no such file.
+fn open_current(path: &Path, durability: Durability) -> Result<Option<(Connection, [u8; 8])>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let opened = connect(path, durability).and_then(|connection| {
+        Ok(match schema::inspect(&connection)? {
+            schema::Found::Current => Some((schema::store_id(&connection)?, connection)),
+            _ => None,
+        })
+    });
+    // Whoever makes it may have just begun; what is wrong with it is told under the lock.
+    Ok(opened.ok().flatten().map(|(id, connection)| (connection, id)))
+}
+
+/// Opens a file of any version, or makes it. The caller holds the writer lock.
+fn open_or_make(path: &Path, durability: Durability) -> Result<(Connection, [u8; 8])> {
+    let mut connection = connect(path, durability).map_err(|fault| fault.told(WHAT))?;
+    schema::migrate(&mut connection, random_id())?;
+    let id = schema::store_id(&connection).map_err(|fault| fault.told(WHAT))?;
+    Ok((connection, id))
+}
+
+/// Waits for the writer lock, but not for a process that is stopped.
+fn acquire(mut lock: WriterLock, folder: &Path) -> Result<WriterLock> {
+    let told = |error: std::io::Error| path_error(&error, WHAT, folder);
+    if lock.try_acquire().map_err(told)? {
+        return Ok(lock);
+    }
+    let watch = lock.watch();
+    let (acquired, wait) = mpsc::channel();
+    std::thread::spawn(move || {
+        let locked = lock.acquire().map(|()| lock);
+        // Where nobody waits any more, the lock goes with its files.
+        let _ = acquired.send(locked);
+    });
+    loop {
+        match wait.recv_timeout(LOOK_EVERY) {
+            Ok(locked) => return locked.map_err(told),
+            Err(_) => {
+                if let Some(why) = watch.why_stuck() {
+                    return Err(StoreError::unreachable(WHAT, Told(why)));
+                }
+            }
+        }
     }
 }
 

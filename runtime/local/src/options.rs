@@ -1,10 +1,13 @@
 //! How a store is opened.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rhubarb_core::limits::Limits;
 
 use crate::clock::{Clock, SystemClock};
+
+/// A commit takes milliseconds, and a copy of a long log a second.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a power cut may take. A crash of a process, kill -9 too, never takes anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,11 +30,18 @@ pub struct Options {
     pub limits: Limits,
     /// Where it reads the time.
     pub clock: Arc<dyn Clock>,
+    /// How long it waits for another process to stop writing before it says in the log who that is.
+    pub patience: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { durability: Durability::Normal, limits: Limits::AWS, clock: Arc::new(SystemClock::new()) }
+        Self {
+            durability: Durability::Normal,
+            limits: Limits::AWS,
+            clock: Arc::new(SystemClock::new()),
+            patience: PATIENCE,
+        }
     }
 }
 

@@ -184,8 +184,8 @@ impl Transaction<'_> {
             if record.row.state.is_settled() {
                 record.close(self.epoch(), KEEP);
             } else {
-                // At its old place in the queue, unless its rate lets it start only later.
-                let at = record.row.not_before.unwrap_or(record.row.queued_at);
+                // At its old place in the queue, unless its rate lets it start only later, or the clock was set back.
+                let at = record.row.not_before.unwrap_or(record.row.queued_at.min(self.epoch()));
                 record.bell.ring(at, self.epoch());
                 let (fence, rings) = (record.row.fence, record.row.rings);
                 record.row.rung(fence, rings);

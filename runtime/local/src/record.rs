@@ -193,8 +193,12 @@ fn duration(ms: i64) -> Duration {
 }
 
 impl Record {
-    /// Reads a row of a select that begins with [`columns!`].
+    /// Reads a row of a select that begins with [`columns!`]. What is wrong with one is told with its task.
     pub(crate) fn decode(row: &rusqlite::Row<'_>, reading: &Reading<'_>) -> Fallible<Self> {
+        Self::decode_columns(row, reading).map_err(|fault| fault.of_row(name_of(row)))
+    }
+
+    fn decode_columns(row: &rusqlite::Row<'_>, reading: &Reading<'_>) -> Fallible<Self> {
         let flags: i64 = row.get(9)?;
         let state = number::<u8>(row, 5)?;
         let state = State::from_number(state).ok_or_else(|| Fault::Damaged(format!("a task in state {state}")))?;
@@ -375,6 +379,15 @@ impl Record {
             State::Running => self.bell.at = self.bell.at.filter(|at| *at != NEVER),
             State::Succeeded | State::Failed | State::Cancelled | State::Expired => self.bell.at = None,
         }
+    }
+}
+
+/// What a row that cannot be read is called: its task, or its number where even that cannot be read.
+fn name_of(row: &rusqlite::Row<'_>) -> String {
+    match (row.get(1), row.get::<_, i64>(0)) {
+        (Ok(id), _) => format!("task {}", TaskId::from_bytes(id)),
+        (Err(_), Ok(seq)) => format!("number {seq}"),
+        (Err(_), Err(_)) => "an unknown task".to_owned(),
     }
 }
 

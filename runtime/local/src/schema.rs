@@ -20,7 +20,7 @@ pub(crate) const NEVER: i64 = i64::MAX;
 const APPLICATION: i32 = 0x5248_5542;
 
 /// The steps, oldest first; version n is what the first n steps make.
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
 
 const V1: &str = "
 create table store(only integer primary key check (only = 1), id blob not null);
@@ -182,6 +182,11 @@ create table meter(
     primary key (queue, line)
 ) without rowid;
 create index meter_look on meter(look_at) where look_at is not null;
+";
+
+/// How far the wall clock is ahead of the boot-time clock: who sees another distance mends what a step has moved.
+const V5: &str = "
+create table wall(only integer primary key check (only = 1), boot integer not null, ahead_ms integer not null);
 ";
 
 /// What the file says about itself.

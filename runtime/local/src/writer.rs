@@ -28,9 +28,11 @@ use crate::{
     clock::Clock,
     error::{Fallible, Fault, Told as Text},
     lock::WriterLock,
+    lock_watch::LockWatch,
     names::{Names, Naming},
     recent::Recent,
     transaction::{Ground, Told, Transaction},
+    wall::Wall,
 };
 
 /// Verbs of one commit.
@@ -61,6 +63,7 @@ pub(crate) struct Parts {
 /// Runs verbs. The thread ends when this is dropped, after what was queued before.
 pub(crate) struct Writer {
     shared: Arc<Shared>,
+    watch: Arc<LockWatch>,
     waits_for_disk: bool,
     thread: Option<JoinHandle<()>>,
 }
@@ -134,15 +137,17 @@ impl Writer {
     /// Starts the thread.
     pub(crate) fn start(parts: Parts) -> std::io::Result<Self> {
         let waits_for_disk = parts.waits_for_disk;
+        let watch = parts.lock.watch();
         let ringer = Ringer::new(Arc::clone(&parts.bells));
-        let lead = Mutex::new(Lead { parts, ringer, recent: RefCell::default() });
+        let lead = Mutex::new(Lead { parts, ringer, recent: RefCell::default(), wall: Wall::default() });
         let shared = Arc::new(Shared { inbox: Mutex::default(), called: Condvar::new(), lead });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("rhubarb-writer".into()).spawn(move || run_thread(&of_thread))?;
-        Ok(Self { shared, waits_for_disk, thread: Some(thread) })
+        Ok(Self { shared, watch, waits_for_disk, thread: Some(thread) })
     }
 
-    /// Runs a verb over so many items in a transaction; `what` says what it does, as an infinitive.
+    /// Runs a verb over so many items in a transaction; `what` says what it does, as an infinitive. While a stopped
+    /// process holds the store, the answer is an error that names it.
     pub(crate) async fn call<T, F>(&self, what: &'static str, items: usize, verb: F) -> Result<T>
     where
         T: Send + 'static,
@@ -152,13 +157,23 @@ impl Writer {
         if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             return Err(gone());
         }
+        let held = |why: &Option<String>| StoreError::unreachable(what, Text(why.clone().unwrap_or_default()));
+        let mut stuck = self.watch.stuck();
+        if stuck.borrow().is_some() {
+            return Err(held(&stuck.borrow()));
+        }
         let (reply, answer) = oneshot::channel();
         let duty = self.shared.queue(Box::new(Call { what, verb: Some(verb), value: None, reply }));
         if duty.is_some() && items <= SMALL && !self.waits_for_disk {
             self.shared.lead_here();
         }
         drop(duty);
-        answer.await.map_err(|_| gone())?
+        tokio::select! {
+            biased;
+            answer = answer => answer.map_err(|_| gone())?,
+            // Nobody waits for the verb from here on, so that it is not begun when the lock comes.
+            Ok(why) = stuck.wait_for(Option::is_some) => Err(held(&why)),
+        }
     }
 }
 
@@ -166,7 +181,8 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.inbox().closed = true;
         self.shared.called.notify_one();
-        if let Some(thread) = self.thread.take() {
+        // One that waits for a stopped process would keep this one from ending; what it was to do was refused.
+        if let Some(thread) = self.thread.take().filter(|_| self.watch.why_stuck().is_none()) {
             let _ = thread.join();
         }
     }
@@ -239,6 +255,7 @@ struct Lead {
     parts: Parts,
     ringer: Ringer,
     recent: RefCell<Recent>,
+    wall: Wall,
 }
 
 impl Lead {
@@ -272,7 +289,7 @@ impl Lead {
         outcome
     }
 
-    fn run_group(&self, shared: &Shared, group: &mut Vec<Box<dyn Job>>) -> Fallible<Told> {
+    fn run_group(&mut self, shared: &Shared, group: &mut Vec<Box<dyn Job>>) -> Fallible<Told> {
         let Parts { connection, clock, names, ground, .. } = &self.parts;
         if group.is_empty() {
             return Ok(Told::default());
@@ -283,6 +300,7 @@ impl Lead {
         let reading = clock.read();
         let mut transaction =
             Transaction::new(connection, reading.now, &reading.boot, Naming::new(names), ground, &self.recent)?;
+        let has_followed = !self.wall.may_have_stepped(reading.now) || transaction.follow_wall()?;
         let mut done = 0;
         loop {
             while let Some(job) = group.get_mut(done) {
@@ -302,6 +320,9 @@ impl Lead {
         let (added, told) = transaction.end()?;
         connection.prepare_cached("commit")?.execute([])?;
         added.commit();
+        if has_followed {
+            self.wall.note(reading.now);
+        }
         Ok(told)
     }
 }

@@ -23,6 +23,11 @@ impl Clockwork for Moved {
     fn now(&self) -> Timestamp {
         self.0.read().now.epoch
     }
+
+    fn step_wall(&self, by_ms: i64) -> bool {
+        self.0.set_wall(Timestamp(self.now().0 + by_ms));
+        true
+    }
 }
 
 fn new() -> (Store, Moved) {
@@ -78,6 +83,13 @@ async fn the_schedules_are_as_schedules_are() {
 async fn the_workers_are_as_workers_are() {
     let (store, time) = new();
     exercise::workers(store.backend.workers(), &time).await;
+}
+
+#[tokio::test]
+async fn steps_of_the_wall_clock_lose_nothing_and_end_no_lease() {
+    let (store, time) = new();
+    exercise::clock_steps(&store.backend, &time).await;
+    assert_eq!(common::broken_invariants(store.folder.path()), Vec::<String>::new());
 }
 
 /// The machine's clock, which no fact about blobs needs to move.

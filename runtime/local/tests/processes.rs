@@ -13,7 +13,7 @@ use std::{
 
 use common::{broken_invariants, finish, policy, queue, spec, worker};
 use rhubarb_core::{
-    backend::{Backend as _, Take},
+    backend::{Backend as _, StoreError, Take},
     ids::TaskId,
     outcome::{Failure, Outcome},
     row::{AckMode, State},
@@ -42,6 +42,9 @@ fn start(role: &str, folder: &Path) -> Child {
 #[test]
 fn the_child_of_the_other_tests() {
     let (Ok(role), Ok(folder)) = (std::env::var(ROLE), std::env::var(FOLDER)) else { return };
+    if role == "holder" {
+        hold(Path::new(&folder));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let backend = open(Path::new(&folder));
     match role.as_str() {
@@ -49,6 +52,46 @@ fn the_child_of_the_other_tests() {
         "producer" => runtime.block_on(produce(&backend, 500)),
         "taker" => runtime.block_on(take_forever(&backend)),
         other => panic!("no such child: {other}"),
+    }
+}
+
+/// Holds the writer lock, as in the middle of a write, until it is killed.
+fn hold(folder: &Path) -> ! {
+    let lock = std::fs::File::options().create(true).truncate(false).write(true).open(folder.join("write.lock"));
+    lock.as_ref().unwrap().lock().unwrap();
+    println!("accepted the lock");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// A process that holds the writer lock and is stopped; killed at the end.
+struct Stopped(Child);
+
+impl Stopped {
+    fn start(folder: &Path) -> Self {
+        let mut holder = Self(start("holder", folder));
+        let mut said = BufReader::new(holder.0.stdout.take().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().contains("accepted the lock")));
+        let pid = rustix::process::Pid::from_child(&holder.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        // The signal is on its way.
+        while !std::fs::read_to_string(format!("/proc/{}/stat", holder.0.id())).unwrap().contains(") T ") {
+            std::thread::yield_now();
+        }
+        holder
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -217,4 +260,51 @@ async fn takers_that_wait_together_get_each_task_once() {
     for taker in takers {
         taker.abort();
     }
+}
+
+fn impatient() -> Options {
+    Options { patience: Duration::from_millis(20), ..Options::default() }
+}
+
+fn names(error: &StoreError, holder: &Stopped) -> bool {
+    let why = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    why.contains(&format!("process {} ", holder.0.id())) && why.contains("is stopped: continue it with `kill -CONT ")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_process_that_holds_the_store_is_named_and_what_was_refused_is_not_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = LocalBackend::open(folder.path(), impatient()).unwrap();
+    let known = spec("q", "null");
+    backend.submit(std::slice::from_ref(&known), Timestamp(0)).await.remove(0).unwrap();
+    let mut holder = Stopped::start(folder.path());
+    let refused = spec("q", "null");
+    let submitted = backend.submit(std::slice::from_ref(&refused), Timestamp(0)).await.remove(0);
+    assert!(names(submitted.as_ref().unwrap_err(), &holder), "{submitted:?}");
+    let (policy, worker) = (policy("q", AckMode::Lease), worker("w"));
+    let take = Take { policy: &policy, worker: &worker, max: 10, wait: Duration::ZERO };
+    assert!(names(&backend.take(take).await.unwrap_err(), &holder));
+    // Who only reads waits for nobody, and opens the store as well.
+    let reader = LocalBackend::open(folder.path(), impatient()).unwrap();
+    assert!(reader.tasks().read(&[known.id]).await.unwrap()[0].is_some());
+    holder.kill();
+    let won = loop {
+        match backend.take(take).await {
+            Ok(taken) => break taken.won,
+            Err(error) => assert!(names(&error, &holder), "{error}"),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(won.iter().map(|won| won.id).collect::<Vec<_>>(), [known.id]);
+    assert!(backend.tasks().read(&[refused.id]).await.unwrap()[0].is_none());
+}
+
+#[test]
+fn a_store_that_a_stopped_process_is_making_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let holder = Stopped::start(folder.path());
+    let opened = LocalBackend::open(folder.path(), impatient()).map(|_| ());
+    assert!(names(opened.as_ref().unwrap_err(), &holder), "{opened:?}");
+    drop(holder);
+    LocalBackend::open(folder.path(), impatient()).unwrap();
 }

@@ -43,6 +43,12 @@ pub trait Clockwork: Send + Sync {
         false
     }
 
+    /// Sets the backend's wall clock alone, so many milliseconds ahead or back, as an administrator might; what
+    /// leases are judged by does not notice. Returns false where nobody can.
+    fn step_wall(&self, _by_ms: i64) -> bool {
+        false
+    }
+
     /// How far listings, counts and empty receives may lag behind. Within it a fact is looked at again.
     fn lag(&self) -> Duration {
         Duration::ZERO
@@ -53,6 +59,7 @@ pub trait Clockwork: Send + Sync {
 #[derive(Debug, Default)]
 pub struct ManualClock {
     elapsed_ms: AtomicI64,
+    stepped_ms: AtomicI64,
     moved: Notify,
 }
 
@@ -67,6 +74,18 @@ impl ManualClock {
     pub fn advance(&self, by: Duration) {
         self.elapsed_ms.fetch_add(millis(by), Ordering::SeqCst);
         self.moved.notify_waiters();
+    }
+
+    /// Sets the wall clock alone, ahead or back.
+    pub fn step_wall(&self, by_ms: i64) {
+        self.stepped_ms.fetch_add(by_ms, Ordering::SeqCst);
+        self.moved.notify_waiters();
+    }
+
+    /// What the wall clock says.
+    #[must_use]
+    pub fn wall(&self) -> Timestamp {
+        Timestamp(EPOCH.0 + self.elapsed_ms() + self.stepped_ms.load(Ordering::SeqCst))
     }
 
     /// Milliseconds since its start.
@@ -95,11 +114,13 @@ impl Clock {
     /// Reads the clock.
     #[must_use]
     pub fn now(&self) -> Now {
-        let elapsed = match self {
-            Self::Tokio(start) => millis(start.elapsed()),
-            Self::Manual(clock) => clock.elapsed_ms(),
-        };
-        Now { epoch: Timestamp(EPOCH.0 + elapsed), lease: LeaseTime(elapsed) }
+        match self {
+            Self::Tokio(start) => {
+                let elapsed = millis(start.elapsed());
+                Now { epoch: Timestamp(EPOCH.0 + elapsed), lease: LeaseTime(elapsed) }
+            }
+            Self::Manual(clock) => Now { epoch: clock.wall(), lease: LeaseTime(clock.elapsed_ms()) },
+        }
     }
 
     /// Waits until something has changed, or this time has come.
@@ -151,6 +172,11 @@ impl Clockwork for ManualClock {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp(EPOCH.0 + self.elapsed_ms())
+        self.wall()
+    }
+
+    fn step_wall(&self, by_ms: i64) -> bool {
+        Self::step_wall(self, by_ms);
+        true
     }
 }

@@ -126,10 +126,9 @@ impl Permit {
     pub(crate) const fn regain(&mut self) {
         self.stage = match self.stage {
             Stage::Returned { queue, key } => Stage::Held { queue, key },
-            // What it counted for before it was parked is not known any more: it counts where it waited.
-            Stage::Parked { scope } | Stage::Called { scope, .. } => {
-                Stage::Held { queue: matches!(scope, Scope::Queue), key: matches!(scope, Scope::Key) }
-            }
+            // What it counted for before it was parked is not known any more: it counts wherever it may have, since
+            // one that counts too little lets others start beside it.
+            Stage::Parked { .. } | Stage::Called { .. } => Stage::Held { queue: true, key: self.key.is_some() },
             held @ Stage::Held { .. } => held,
         };
     }

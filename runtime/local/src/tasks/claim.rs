@@ -103,6 +103,9 @@ impl Transaction<'_> {
         terms: &ClaimTerms<'_>,
         keep: (Duration, Duration),
     ) -> Fallible<Claim> {
+        // The agent may have read the mark before the clock was set back: it says nothing of what came since.
+        let purged_before = terms.purged_before.filter(|at| *at <= self.epoch());
+        let terms = &ClaimTerms { purged_before, ..terms.clone() };
         let was_settled = record.row.state.is_settled();
         let claim = if terms.limits.is_none() && record.row.permit.is_none() {
             record.row.claim(terms, self.now)

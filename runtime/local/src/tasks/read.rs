@@ -27,6 +27,10 @@ pub(crate) use shown_columns;
 impl Snapshot<'_> {
     /// Everything about a task.
     pub(crate) fn detail(&self, id: TaskId) -> Fallible<Option<TaskDetail>> {
+        self.read_detail(id).map_err(|fault| fault.of_task(id))
+    }
+
+    fn read_detail(&self, id: TaskId) -> Fallible<Option<TaskDetail>> {
         let mut select = self.prepare(concat!(
             "select ",
             columns!(),
@@ -53,6 +57,10 @@ impl Snapshot<'_> {
 
     /// A row of a select that begins with [`shown_columns!`], as people see it.
     pub(crate) fn shown(&self, row: &rusqlite::Row<'_>, record: &Record) -> Fallible<TaskRecord> {
+        self.read_shown(row, record).map_err(|fault| fault.of_task(record.id))
+    }
+
+    fn read_shown(&self, row: &rusqlite::Row<'_>, record: &Record) -> Fallible<TaskRecord> {
         let text = |index: usize| -> Fallible<Option<String>> { Ok(row.get(COLUMN_COUNT + index)?) };
         let output = match text(3)? {
             Some(output) => Some(output),

@@ -88,46 +88,46 @@ fn in_either_mode<'a>(case: &'a Case<'a>) -> Vec<LocalBoxFuture<'a, ()>> {
     ]
 }
 
-struct Case<'a> {
-    backend: &'a dyn Backend,
-    time: &'a dyn Clockwork,
-    ack: AckMode,
+pub(super) struct Case<'a> {
+    pub(super) backend: &'a dyn Backend,
+    pub(super) time: &'a dyn Clockwork,
+    pub(super) ack: AckMode,
 }
 
 impl Case<'_> {
-    async fn queue(&self) -> QueueName {
+    pub(super) async fn queue(&self) -> QueueName {
         let queue = new_queue();
         let spec = QueueSpec { queue: queue.clone(), max_receives: None, dead_letters: None };
         self.backend.broker().declare(&[spec]).await.unwrap();
         queue
     }
 
-    fn policy(&self, queue: &QueueName) -> ClaimPolicy {
+    pub(super) fn policy(&self, queue: &QueueName) -> ClaimPolicy {
         ClaimPolicy { lease: LEASE, keep: KEEP, ..ClaimPolicy::new(queue.clone(), self.ack) }
     }
 
-    async fn submit_one(&self, submission: &Submission) -> Result<Submitted> {
+    pub(super) async fn submit_one(&self, submission: &Submission) -> Result<Submitted> {
         only(self.backend.submit(std::slice::from_ref(submission), self.time.now()).await)
     }
 
-    async fn submit(&self, queue: &QueueName) -> Submission {
+    pub(super) async fn submit(&self, queue: &QueueName) -> Submission {
         let submission = new_submission(queue);
         assert_eq!(self.submit_one(&submission).await.unwrap(), Submitted::New);
         submission
     }
 
-    async fn take_by(&self, policy: &ClaimPolicy, max: usize) -> Taken {
+    pub(super) async fn take_by(&self, policy: &ClaimPolicy, max: usize) -> Taken {
         let worker = WorkerId::new("exercise-1").unwrap();
         self.backend.take(Take { policy, worker: &worker, max, wait: Duration::ZERO }).await.unwrap()
     }
 
     /// The one task that can be taken now.
-    async fn take(&self, queue: &QueueName) -> Won {
+    pub(super) async fn take(&self, queue: &QueueName) -> Won {
         let policy = self.policy(queue);
         eventually(self.time, "nothing is taken", async || self.take_by(&policy, 1).await.won.pop()).await
     }
 
-    async fn assert_nothing_is_taken(&self, queue: &QueueName) {
+    pub(super) async fn assert_nothing_is_taken(&self, queue: &QueueName) {
         let taken = self.take_by(&self.policy(queue), 10).await;
         assert!(taken.won.is_empty(), "taken: {:?}", taken.won);
     }
@@ -135,7 +135,7 @@ impl Case<'_> {
     /// Lets these times pass, one after the other, and looks after each: nothing is taken before `at`. Returns
     /// what is taken then. The clock is read after each look, so that a slow machine is not taken for a hasty
     /// backend; one that stands still shows `at` to the second.
-    async fn take_at(&self, queue: &QueueName, at: Timestamp, steps: &[Duration]) -> Won {
+    pub(super) async fn take_at(&self, queue: &QueueName, at: Timestamp, steps: &[Duration]) -> Won {
         for step in steps {
             self.time.advance(*step).await;
             if let Some(won) = self.take_by(&self.policy(queue), 1).await.won.pop() {
@@ -147,14 +147,14 @@ impl Case<'_> {
         self.take(queue).await
     }
 
-    async fn finish(&self, queue: &QueueName, won: &Won, outcome: Outcome) -> Result<Settled> {
+    pub(super) async fn finish(&self, queue: &QueueName, won: &Won, outcome: Outcome) -> Result<Settled> {
         let settlement = Settlement { id: won.id, fence: won.row.fence, outcome, log: Log::default(), keep: KEEP };
         let hideable = self.backend.broker().limits().visibility_max;
         let finish = Finish { queue: queue.clone(), settlement, receipt: won.receipt.clone(), hideable };
         only(self.backend.finish(&[finish]).await)
     }
 
-    async fn succeed(&self, queue: &QueueName, won: &Won) {
+    pub(super) async fn succeed(&self, queue: &QueueName, won: &Won) {
         let settled = self.finish(queue, won, Outcome::Succeeded(None)).await.unwrap();
         assert_eq!(settled.state, State::Succeeded);
     }
@@ -163,11 +163,11 @@ impl Case<'_> {
         only(self.backend.tasks().read(&[id]).await.unwrap()).unwrap()
     }
 
-    async fn state(&self, id: TaskId) -> State {
+    pub(super) async fn state(&self, id: TaskId) -> State {
         self.read(id).await.record.state
     }
 
-    async fn assert_queue_is_empty(&self, queue: &QueueName) {
+    pub(super) async fn assert_queue_is_empty(&self, queue: &QueueName) {
         eventually_so(self.time, "messages are left", async || {
             self.backend.broker().counts(queue).await.unwrap().is_empty()
         })
@@ -180,7 +180,7 @@ impl Case<'_> {
     }
 
     /// What the sweep does for this task: finds it due and rings it.
-    async fn sweep_rings(&self, id: TaskId) {
+    pub(super) async fn sweep_rings(&self, id: TaskId) {
         let ring = eventually(self.time, "the row is not due", async || {
             self.backend.tasks().due_rings(MANY).await.unwrap().into_iter().find(|ring| ring.id == id)
         })
@@ -188,7 +188,7 @@ impl Case<'_> {
         only(self.backend.ring(&[ring], self.time.now()).await).unwrap();
     }
 
-    async fn reap(&self, id: TaskId) {
+    pub(super) async fn reap(&self, id: TaskId) {
         let lease = eventually(self.time, "the lease is not due", async || {
             self.backend.tasks().due_leases(MANY).await.unwrap().into_iter().find(|lease| lease.id == id)
         })

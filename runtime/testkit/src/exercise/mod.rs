@@ -16,6 +16,7 @@
 mod backend;
 mod blobs;
 mod broker;
+mod clock_steps;
 mod later;
 mod limits;
 mod rowless;
@@ -29,6 +30,7 @@ pub use self::{
     backend::{backend, hosted_ticks},
     blobs::blobs,
     broker::broker,
+    clock_steps::clock_steps,
     later::later,
     limits::limits,
     rowless::rowless,

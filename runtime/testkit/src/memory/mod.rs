@@ -82,6 +82,18 @@ struct Store {
     schedules: BTreeMap<ScheduleName, ScheduleRecord>,
     schedule_revision: u64,
     roster: Roster,
+    /// How far the wall clock was ahead of the clock of leases at the last verb.
+    ahead_ms: Option<i64>,
+}
+
+impl Store {
+    /// Mends the rows where the wall clock was set back since the last verb. Messages are by the clock of leases.
+    fn follow_wall(&mut self, now: Now, limits: &Limits) {
+        let ahead = now.epoch.0 - now.lease.0;
+        if self.ahead_ms.replace(ahead).is_some_and(|before| ahead < before) {
+            self.rows.clock_set_back(now, limits);
+        }
+    }
 }
 
 impl MemoryBackend {
@@ -171,7 +183,12 @@ impl MemoryBackend {
             Fault::CrashBefore => std::future::pending().await,
             Fault::Refuse => Err(out_of_reach(verb)),
             Fault::None | Fault::LoseAnswer | Fault::CrashAfter | Fault::Lose | Fault::Duplicate => {
-                let answer = act(&mut self.lock(), self.now(), fault);
+                let now = self.now();
+                let answer = {
+                    let mut store = self.lock();
+                    store.follow_wall(now, self.limits());
+                    act(&mut store, now, fault)
+                };
                 if !verb.only_reads() {
                     self.shared.changed.notify_waiters();
                 }

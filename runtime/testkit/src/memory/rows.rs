@@ -593,6 +593,17 @@ impl Rows {
         }
     }
 
+    /// Mends what a step back of the wall clock would hold up, or cancel.
+    pub(super) fn clock_set_back(&mut self, now: Now, limits: &Limits) {
+        let ids: Vec<TaskId> = self.rows.keys().copied().collect();
+        for id in ids {
+            self.change_row(id, now, |row| row.clock_set_back(now.epoch, limits));
+        }
+        for queue in self.queues.values_mut() {
+            queue.purged_before = queue.purged_before.map(|mark| mark.min(now.epoch.before(Duration::from_millis(1))));
+        }
+    }
+
     pub(super) fn forget(&mut self, limit: usize, now: Now) -> (u64, Vec<BlobRef>) {
         let mut blobs = Vec::new();
         let past = |at: Option<Timestamp>| at.is_some_and(|at| at <= now.epoch);

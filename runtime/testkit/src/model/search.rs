@@ -8,7 +8,7 @@ use std::{
 use super::{Broken, Case, Searched, rules, steps, steps::Step, world::World};
 
 /// A case with more states is too large to be searched.
-const STATES_MAX: usize = 20_000_000;
+const STATES_MAX: usize = 60_000_000;
 
 /// A hash for small values that nobody chooses to collide.
 #[derive(Default)]
