@@ -33,8 +33,10 @@ class Home:
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
-    def up(self, *options: str) -> subprocess.CompletedProcess:
-        return self._run("up", *options)
+    def up(self, *options: str, programs: Path | None = None) -> subprocess.CompletedProcess:
+        """Runs localstack/up; the programs of that folder come before all others."""
+        path = os.pathsep.join(str(folder) for folder in (programs, os.environ["PATH"]) if folder)
+        return self._run("up", *options, PATH=path)
 
     def start(self, *options: str) -> str:
         """Starts the emulator, and fails the test where that fails. Returns what is to be exported."""
@@ -50,10 +52,11 @@ class Home:
         assert done.returncode == 0, done.stderr
         self._temporary.cleanup()
 
-    def _run(self, script: str, *options: str) -> subprocess.CompletedProcess:
+    def _run(self, script: str, *options: str, **variables: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             [LOCALSTACK / script, "--state", self.state, *options],
             capture_output=True,
             text=True,
             timeout=SECONDS_MAX,
+            env={**os.environ, **variables},
         )

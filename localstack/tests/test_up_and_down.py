@@ -60,6 +60,18 @@ class UpAndDown(unittest.TestCase):
         self.assertEqual(refused.returncode, 1)
         self.assertIn("localstack/down stops it", refused.stderr)
 
+    def test_build_the_zips_with_the_cargo_profile_that_is_asked_for(self):
+        cargo = self.home.folder / "cargo"
+        cargo.write_text('#!/bin/sh\necho "$*" > "$0.asked"\nexit 1\n')
+        cargo.chmod(0o755)
+        where = ("--emulator", EMULATOR, "--port", str(self.home.port))
+        for options, profile in (((), "dist"), (("--profile", "dev"), "dev")):
+            refused = self.home.up(*where, *options, programs=self.home.folder)
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn("`rhubarb package` failed", refused.stderr)
+            asked = (self.home.folder / "cargo.asked").read_text()
+            self.assertRegex(asked, f" package .*--profile {profile}$")
+
     def test_start_again_after_the_emulator_was_killed(self):
         self.home.start("--no-deploy")
         os.kill(json.loads((self.home.state / "record.json").read_text())["pid"], 9)
