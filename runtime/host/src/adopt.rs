@@ -21,7 +21,7 @@ use rhubarb_core::{
     ids::{QueueName, TaskId, WorkerId},
     outcome::{Failure, Outcome},
     permit::QueueLimits,
-    row::{AckMode, Claim},
+    row::{AckMode, Claim, State},
     time::Timestamp,
 };
 
@@ -87,7 +87,7 @@ impl Net<'_> {
             }
             Err(error) => {
                 let id = TaskId::of_message(&delivery.message);
-                let poison = (id, delivery.body.clone(), poison_failure(&error));
+                let poison = (id, delivery.body.clone(), poison_failure(&error, &delivery.body));
                 let answers = self.backend.tasks().bury_poison(&self.queue.name, &[poison]).await;
                 answers.into_iter().collect::<Result<(), _>>()?;
             }
@@ -100,6 +100,10 @@ impl Net<'_> {
     /// Fails the task of a message, unless it has settled, is held, or is only early. Returns whether nothing needs the
     /// message any more.
     async fn bury(&self, envelope: &Envelope, delivery: &Delivery, now: Timestamp) -> Result<bool, StoreError> {
+        // Some worker has met a parked task, and whoever gives a permit back rings it: its message is only one more.
+        if self.is_parked(envelope.id).await? {
+            return Ok(true);
+        }
         let policy = self.policy().await?;
         let submission = Submission::new(envelope, self.queue.name.clone(), Window::DEFAULT);
         let request = ClaimRequest { submission, sent: delivery.sent, terms: policy.terms(self.worker) };
@@ -126,6 +130,11 @@ impl Net<'_> {
             Some(Err(error)) => Err(error),
             None => Ok(false),
         }
+    }
+
+    async fn is_parked(&self, id: TaskId) -> Result<bool, StoreError> {
+        let found = self.backend.tasks().read(&[id]).await?;
+        Ok(found.into_iter().flatten().any(|task| task.record.state == State::Waiting))
     }
 
     /// How its tasks are claimed: by a message that stays until the row is settled.

@@ -165,6 +165,23 @@ async fn a_message_that_was_moved_aside_harms_no_task_that_is_held_or_settled() 
     assert_eq!(world.dead_messages().await, 0);
 }
 
+/// A worker has met it, and whoever gives a permit back rings it: a message more of it says nothing about it.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_was_moved_aside_buries_no_task_that_is_parked() {
+    let mut world = World::new("max_receives = 4\nmax_running = 1").await;
+    let tasks = [submission(world.queue()), submission(world.queue())];
+    for answer in world.backend.submit(&tasks, world.now()).await {
+        answer.unwrap();
+    }
+    let policy =
+        ClaimPolicy { limits: world.queue().limits, ..ClaimPolicy::new(world.queue().name.clone(), AckMode::Lease) };
+    let take = Take { policy: &policy, worker: &world.worker, max: 10, wait: Duration::ZERO };
+    assert_eq!(world.backend.take(take).await.unwrap().won.len(), 1);
+    world.moved_aside(&tasks[1].spec).await;
+    assert_eq!(world.sweep().await.adopted, 1);
+    assert_eq!((world.record(tasks[1].id).await.state, world.dead_messages().await), (State::Waiting, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_dead_letters_of_a_queue_without_rows_are_left_alone() {
     let mut world = World::new("track = \"none\"\nack = \"message\"\nmax_receives = 4").await;

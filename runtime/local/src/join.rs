@@ -255,7 +255,7 @@ impl Transaction<'_> {
         }
         taken.poisoned += 1;
         let id = TaskId::of_message(&delivery.message);
-        self.bury_poison(&order.policy.queue, id, &poison_failure(error))?;
+        self.bury_poison(&order.policy.queue, id, &poison_failure(error, &delivery.body))?;
         self.put_away(&delivery.receipt, Disposition::Delete)
     }
 

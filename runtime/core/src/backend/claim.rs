@@ -91,7 +91,7 @@ async fn bury<B: Backend + ?Sized>(
     let buried: Vec<(TaskId, String, Failure)> = poison
         .iter()
         .map(|(_, delivery, error)| {
-            (TaskId::of_message(&delivery.message), delivery.body.clone(), poison_failure(error))
+            (TaskId::of_message(&delivery.message), delivery.body.clone(), poison_failure(error, &delivery.body))
         })
         .collect();
     let answers = backend.tasks().bury_poison(&policy.queue, &buried).await;

@@ -407,14 +407,21 @@ fn backoff_seconds(round: u32) -> u64 {
     5 << round.min(7)
 }
 
-/// Why a body that cannot be read is buried.
+/// Characters of a body that cannot be read that are kept: nobody has it once its message is deleted.
+const POISON_CHARS_MAX: usize = 4 * 1024;
+
+/// Why a body that cannot be read is buried, with the body itself: as much of it as is kept.
 #[must_use]
-pub fn poison_failure(error: &DecodeError) -> Failure {
+pub fn poison_failure(error: &DecodeError, body: &str) -> Failure {
     let kind = match error {
         DecodeError::Newer(_) => Failure::NEWER_ENVELOPE,
         DecodeError::Malformed(_) | DecodeError::Celery => Failure::POISON,
     };
-    Failure::new(kind, error.to_string())
+    let (kept, cut) = match body.char_indices().nth(POISON_CHARS_MAX) {
+        Some((end, _)) => (&body[..end], "… (cut)"),
+        None => (body, ""),
+    };
+    Failure::new(kind, format!("{error}; its body, {} bytes: {kept}{cut}", body.len()))
 }
 
 /// What became of an attempt's output that came too late.

@@ -641,7 +641,9 @@ async fn a_message_that_cannot_be_read_is_buried(case: &Case<'_>) {
         assert!(taken.won.is_empty() && taken.poisoned == 1);
         let detail = case.read(id).await;
         assert_eq!((detail.record.state, &detail.record.queue), (State::Failed, &queue), "{body}");
-        assert_eq!(detail.record.failure.unwrap().kind, Failure::POISON);
+        let failure = detail.record.failure.unwrap();
+        assert_eq!(failure.kind, Failure::POISON);
+        assert!(failure.message.ends_with(body), "nobody else has the body: {failure}");
         case.assert_queue_is_empty(&queue).await;
     }
 }

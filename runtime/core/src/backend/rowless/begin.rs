@@ -168,7 +168,8 @@ fn unreadable(delivery: Delivery, error: &DecodeError) -> Look {
         return Look::Again(Box::new(verbatim(&delivery, since, delay)));
     }
     let Delivery { message, body, attributes, .. } = delivery;
-    Look::Bury(Box::new(Dead::Unreadable { message, body, attributes, failure: poison_failure(error) }))
+    let failure = poison_failure(error, &body);
+    Look::Bury(Box::new(Dead::Unreadable { message, body, attributes, failure }))
 }
 
 fn whole_seconds(time: Duration) -> Duration {
