@@ -211,6 +211,17 @@ impl Table {
         Ok((answer.items.unwrap_or_default(), answer.last_evaluated_key.filter(|key| !key.is_empty())))
     }
 
+    /// Reads a whole index by one request; none where it holds more than so many items.
+    pub(crate) async fn whole_index(&self, what: &str, index: Index, at_most: i32) -> Result<Option<Vec<Item>>> {
+        let mut e = Expression::new();
+        let projected = [index.partition, index.sort].map(|name| e.name(name)).join(", ");
+        let request = self.inner.client.scan().table_name(&self.inner.name).index_name(index.name).limit(at_most);
+        let request = request.projection_expression(projected).set_expression_attribute_names(e.names());
+        let answer = request.send().await.map_err(|error| store_error(self.what(what), &error))?;
+        let is_whole = answer.last_evaluated_key.is_none_or(|key| key.is_empty());
+        Ok(is_whole.then(|| answer.items.unwrap_or_default()))
+    }
+
     /// Reads all pages up to `limit` items.
     pub(crate) async fn items(&self, query: &Query, limit: usize) -> Result<Vec<Item>> {
         let (mut found, mut start) = (Vec::new(), None);

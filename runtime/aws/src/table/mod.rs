@@ -45,6 +45,8 @@
 //!
 //! Counts are asked of `by_state`, about 100 entries a read unit (half of that is charged). So what waits and runs
 //! is counted for little, and a million kept records for about 8,000 units: count settled ones seldom, or keep less.
+//! Up to 5,000 entries are read by one request, which is the whole count of a small table; a larger one is asked by
+//! queue, state and shard.
 
 mod access;
 #[cfg(test)]

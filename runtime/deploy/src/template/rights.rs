@@ -27,6 +27,7 @@ pub(super) fn of_hosts(plan: &Plan<'_>) -> String {
                   - dynamodb:GetItem
                   - dynamodb:PutItem
                   - dynamodb:Query
+                  - dynamodb:Scan
                   - dynamodb:UpdateItem
                 Resource:
                   - !GetAtt Table.Arn

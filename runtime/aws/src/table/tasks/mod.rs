@@ -11,6 +11,7 @@ mod list;
 mod permits;
 mod queues;
 mod settle;
+mod small;
 mod submit;
 mod sweep;
 mod wait;

@@ -131,9 +131,7 @@ impl DynamoTasks {
         change: impl Fn(&mut Record, Now) -> bool + Send + Sync,
     ) -> Result<u64> {
         let (mut changed, mut looked_at) = (0, 0);
-        for partition in
-            states.iter().flat_map(|state| (0..SHARDS).map(|shard| keys::state_shard(queue, *state, shard)))
-        {
+        for partition in self.with_any(queue, states, until).await? {
             let mut query = Query::index("look through a queue", BY_STATE, partition, Range::UpTo(until.as_millis()));
             query.page = Some(PAGE);
             let mut start = None;
