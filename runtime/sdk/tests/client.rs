@@ -21,7 +21,7 @@ use rhubarb::{
         time::Timestamp,
     },
 };
-use rhubarb_testkit::{MemoryBackend, MemoryOptions};
+use rhubarb_testkit::{Clock, ManualClock, MemoryBackend, MemoryOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -62,7 +62,10 @@ struct Shop {
 
 impl Shop {
     async fn open() -> Self {
-        let backend = MemoryBackend::new(MemoryOptions::default());
+        Self::over(MemoryBackend::new(MemoryOptions::default())).await
+    }
+
+    async fn over(backend: MemoryBackend) -> Self {
         let config = Config::parse(CONFIG, &NoVars, &Overrides::default()).unwrap();
         let specs: Vec<_> = config.queues.keys().map(spec).collect();
         backend.broker().declare(&specs).await.unwrap();
@@ -438,4 +441,47 @@ async fn a_tree_is_read_from_any_of_its_tasks() {
     let (cut, is_cut) = places(root, 2).await;
     assert_eq!((cut, is_cut), (vec![(0, root), (1, second)], true));
     assert_eq!(places(root, 1).await, (vec![(0, root)], true));
+}
+
+/// By its time a child may have been accepted before its root: where the store's clock was set back in between.
+#[tokio::test]
+async fn a_child_that_is_older_than_its_root_by_the_stores_clock_is_in_the_tree() {
+    let clock = ManualClock::new();
+    let options = MemoryOptions { clock: Clock::Manual(Arc::clone(&clock)), ..MemoryOptions::default() };
+    let shop = Shop::over(MemoryBackend::new(options)).await;
+    let root = shop.client.enqueue(Work { n: 0 }).await.unwrap().id();
+    clock.step_wall(-3_600_000);
+    let child = Envelope {
+        root: Some(root),
+        parent: Some(root),
+        ..Envelope::new(TaskId::mint(), TaskName::new(Work::NAME).unwrap(), null())
+    };
+    let submission = Submission::new(&child, queue("high"), Window::DEFAULT);
+    shop.backend.tasks().submit(&[submission]).await.remove(0).unwrap();
+    let tree = shop.client.tree(root, 10).await.unwrap();
+    let [first, second] = &tree.tasks[..] else { panic!("{:?}", tree.tasks) };
+    assert_eq!((first.task.record.id, second.task.record.id, second.depth), (root, child.id, 1));
+    assert!(second.task.record.submitted < first.task.record.submitted, "the child is the older one");
+}
+
+/// A delay becomes a time by the clock of whoever enqueues; the store goes by its own.
+#[tokio::test(start_paused = true)]
+async fn a_late_task_goes_by_the_clock_of_its_producer() {
+    let shop = Shop::open().await;
+    let minutes = |count: u64| Duration::from_secs(count * 60);
+    let slow = shop.client.clone().with_clock(|| Timestamp(1_800_000_000_000 - 3_600_000));
+    let fast = shop.client.clone().with_clock(|| Timestamp(1_800_000_000_000 + 3_600_000));
+    // The queue itself holds its message back for so long.
+    let early = slow.enqueue(Work { n: 1 }).delay(minutes(10)).await.unwrap().id();
+    let late = fast.enqueue(Work { n: 2 }).delay(minutes(10)).await.unwrap().id();
+    assert_eq!(shop.client.state(early).await.unwrap(), State::Queued);
+    assert_eq!(shop.client.state(late).await.unwrap(), State::Scheduled);
+    tokio::time::advance(minutes(10)).await;
+    assert_eq!(shop.take("high").await.iter().map(|won| won.id).collect::<Vec<_>>(), [early]);
+    tokio::time::advance(minutes(59)).await;
+    assert!(shop.take("high").await.is_empty());
+    tokio::time::advance(minutes(1)).await;
+    let rings = shop.backend.tasks().due_rings(10).await.unwrap();
+    shop.backend.ring(&rings, shop.backend.now().epoch).await;
+    assert_eq!(shop.take("high").await.iter().map(|won| won.id).collect::<Vec<_>>(), [late]);
 }
