@@ -30,4 +30,6 @@ mod retries;
 mod rowless;
 mod schedules;
 mod sharing;
+mod told_spans;
 mod traces;
+mod unread;

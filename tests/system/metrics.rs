@@ -191,6 +191,27 @@ async fn an_agent_is_well_and_ready_until_it_drains() {
 }
 
 #[tokio::test]
+async fn permits_that_are_taken_and_tasks_that_wait_for_one_are_told() {
+    let app = App::new("[queues.work]\nmax_running = 1\nmax_running_per_key = 1\n[workers.all]\nqueues = [\"work\"]\n");
+    let client = app.client().await;
+    let (agent, address) = agent_with_page(&app).await;
+    let long = enqueue(&client, "nap", json!({"ms": 600_000}), "work").await;
+    rhubarb_tests::reached(&client, long, State::Running).await;
+    let parked = enqueue(&client, "noop", json!({}), "work").await;
+    rhubarb_tests::reached(&client, parked, State::Waiting).await;
+    let is_told = |page: &Value| {
+        let of = |name, scope| sum(page, name, &[("queue_name", "work"), ("permit_scope", scope)]);
+        assert!(of("rhubarb_permit_taken", "key") == 0.0, "it has no key");
+        (of("rhubarb_permit_taken", "queue"), of("rhubarb_permit_parked", "queue")) == (1.0, 1.0)
+            && (of("rhubarb_permit_limit", "queue"), of("rhubarb_permit_limit", "key")) == (1.0, 1.0)
+    };
+    until(async || is_told(&parsed(&get(address, "/metrics").await.1).await).then_some(())).await;
+    client.cancel(&[long, parked]).await;
+    settled(&client, long).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_taken_port_does_not_stop_an_agent() {
     let app = App::new(PLATFORM);
     let (first, address) = agent_with_page(&app).await;

@@ -14,7 +14,7 @@ use rhubarb_testkit::{
 use rhubarb_tests::{AgentProcess, App, PATIENCE, enqueue, over_aws, settled};
 use serde_json::json;
 
-const PLATFORM: &str = r#"
+pub(crate) const PLATFORM: &str = r#"
 [queues.default]
 timeout = "20s"
 max_attempts = 3
@@ -34,7 +34,7 @@ fn variables(endpoint: &str) -> [(&'static str, String); 3] {
     ]
 }
 
-async fn agent(app: &App, endpoint: &str, more: &[(&str, &str)]) -> AgentProcess {
+pub(crate) async fn agent(app: &App, endpoint: &str, more: &[(&str, &str)]) -> AgentProcess {
     // Makes queues and table on an emulator.
     let _ = app.client().await;
     let mut command = app.command(&["agent", "all"]);
@@ -58,7 +58,7 @@ fn of<'a>(spans: &'a [Span], operation: &str) -> Vec<&'a Span> {
 }
 
 /// What arrived once so many attempts and settlements did.
-async fn arrived(collector: &Collector, attempts: usize) -> Vec<Span> {
+pub(crate) async fn arrived(collector: &Collector, attempts: usize) -> Vec<Span> {
     let enough = |spans: &[Span]| of(spans, "process").len() >= attempts && of(spans, "settle").len() >= attempts;
     let spans = tokio::time::timeout(PATIENCE, collector.spans_until(enough)).await;
     assert!(spans.is_ok(), "only these arrived: {:#?}", collector.spans());

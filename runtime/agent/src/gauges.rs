@@ -13,9 +13,10 @@ use rhubarb_core::{
     backend::{Backend, Counts, Glance, Heard, StoreError, WorkerState},
     config::{self, Config, QueueClass, QueueConfig},
     ids::QueueName,
+    permit::{PermitCounts, QueueLimits, ScopeCounts, ScopeLimits},
     time::Timestamp,
 };
-use rhubarb_telemetry::metrics::{QueueSeen, Seen, WorkerShown};
+use rhubarb_telemetry::metrics::{PermitsSeen, QueueSeen, Seen, WorkerShown};
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(5);
@@ -48,8 +49,10 @@ impl Looks {
         let names: Vec<QueueName> = config.queues.keys().cloned().collect();
         let workers = backend.workers().list().await?;
         let glances = backend.tasks().glance(&names).await?;
+        let limited: Vec<(QueueName, QueueLimits)> = limited(config).map(|of| (of.name.clone(), of.limits)).collect();
+        let permits = if limited.is_empty() { Vec::new() } else { backend.tasks().permits(&limited).await? };
         let now = Timestamp::from_system(SystemTime::now());
-        shown.seen(Some(seen(config, &glances, messages, &workers, now)));
+        shown.seen(Some(seen(config, &glances, &permits, messages, &workers, now)));
         Ok(())
     }
 
@@ -64,6 +67,7 @@ impl Looks {
 fn seen(
     config: &Config,
     glances: &[Glance],
+    permits: &[PermitCounts],
     messages: &HashMap<QueueName, Counts>,
     workers: &[Heard],
     now: Timestamp,
@@ -75,6 +79,7 @@ fn seen(
         // Lambda itself feeds these, and no worker need.
         (count > 0 || !(on_aws && queue.class == QueueClass::Lambda)).then_some(count)
     };
+    let permits: HashMap<&QueueName, &PermitCounts> = limited(config).map(|of| &of.name).zip(permits).collect();
     let of_queue = |(config, glance): (&QueueConfig, &Glance)| {
         let queue = &config.name;
         let counts = messages.get(queue).copied().unwrap_or_default();
@@ -83,6 +88,7 @@ fn seen(
             messages: vec![("visible", counts.visible), ("in_flight", counts.in_flight), ("delayed", counts.delayed)],
             tasks: glance.states.iter().map(|(state, count)| (state.as_str(), *count)).collect(),
             oldest_ms: glance.oldest.map(age),
+            permits: permits.get(queue).map(|counts| of_limits(&config.limits, counts)).unwrap_or_default(),
             workers: serving(config),
         };
         (queue.clone(), seen)
@@ -95,6 +101,20 @@ fn seen(
         queues: config.queues.values().zip(glances).map(of_queue).collect(),
         workers: by_state.into_iter().collect(),
     }
+}
+
+/// The queues that have limits: the store need not look at the others.
+fn limited(config: &Config) -> impl Iterator<Item = &QueueConfig> {
+    config.queues.values().filter(|queue| !queue.limits.is_none())
+}
+
+fn of_limits(limits: &QueueLimits, counts: &PermitCounts) -> Vec<(&'static str, PermitsSeen)> {
+    let of_scope = |word, limits: ScopeLimits, counts: Option<ScopeCounts>| {
+        let ScopeCounts { taken, parked } = counts?;
+        Some((word, PermitsSeen { limit: limits.max_running, taken, parked }))
+    };
+    let (queue, key) = (of_scope("queue", limits.queue, counts.queue), of_scope("key", limits.key, counts.key));
+    queue.into_iter().chain(key).collect()
 }
 
 const fn word(heard: &Heard) -> &'static str {

@@ -7,6 +7,8 @@
 //!
 //! * [`health`], [`page`]: whether it is well and takes work, and where that and the metrics are shown.
 //!
+//! * [`http`]: a small client for endpoints without encryption: those of ECS and EC2, and of a tracing system.
+//!
 //! Beside them run the receive loop (room first, then receive), the heartbeat and the sweep. An agent
 //! that is killed leaves leases that end: whoever sweeps next brings its tasks back.
 
@@ -17,6 +19,7 @@ mod feeder;
 mod gauges;
 pub mod gpu;
 pub mod health;
+pub mod http;
 pub mod page;
 pub mod programs;
 pub mod scheduler;

@@ -3,6 +3,11 @@
 //! The first of these that is given decides the level: `--log-level` or `RHUBARB_LOG_LEVEL`, `-v`,
 //! `RUST_LOG`, and what the command itself finds fitting.
 
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    panic, thread,
+};
+
 use rhubarb_core::config::Vars;
 use rhubarb_telemetry::{
     Telemetry,
@@ -70,7 +75,8 @@ impl LogChoice<'_> {
 pub(crate) fn start(choice: &LogChoice<'_>, screen: &Screen, telemetry: &Telemetry) -> Result<()> {
     let directives = choice.directives();
     let filter = filter(&directives)?;
-    let lines = fmt::layer().with_writer(screen.clone());
+    // It would complain to standard error itself, which may block.
+    let lines = fmt::layer().with_writer(screen.clone()).log_internal_errors(false);
     let lines = match choice.format {
         LogFormat::Human => {
             let format = fmt::format().with_ansi(screen.draws()).with_target(false).compact();
@@ -83,7 +89,26 @@ pub(crate) fn start(choice: &LogChoice<'_>, screen: &Screen, telemetry: &Telemet
     };
     let exported = telemetry.logs().map(logs::exported);
     let started = tracing_subscriber::registry().with(filter).with(lines).with(exported).try_init();
-    started.map_err(|error| CliError::Configuration(format!("cannot start logging: {error}")))
+    started.map_err(|error| CliError::Configuration(format!("cannot start logging: {error}")))?;
+    log_panics(screen.clone());
+    Ok(())
+}
+
+/// Logs panics as everything else: the standard library would write to standard error itself, which may block.
+fn log_panics(screen: Screen) {
+    panic::set_hook(Box::new(move |panic| {
+        let (thread, backtrace) = (thread::current(), Backtrace::capture());
+        let mut told = format!("thread `{}` {panic}", thread.name().unwrap_or("unnamed"));
+        if backtrace.status() == BacktraceStatus::Captured {
+            told = format!("{told}\n{backtrace}");
+        }
+        match tracing::enabled!(tracing::Level::ERROR) {
+            true => tracing::error!("{told}"),
+            false => screen.note(&told),
+        }
+        // It may be the last that this process says.
+        screen.end();
+    }));
 }
 
 fn filter(directives: &str) -> Result<EnvFilter> {

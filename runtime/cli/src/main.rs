@@ -30,7 +30,7 @@ use rhubarb_core::config::Vars as _;
 use crate::{
     cli::{Cli, Command},
     environment::Environment,
-    exit::Result,
+    exit::{CliError, Result},
     logging::{LogChoice, LogFormat},
     screen::Screen,
     session::Session,
@@ -47,8 +47,12 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn work(cli: Cli) -> ExitCode {
-    let session = Session { screen: Screen::new(cli.global.json), global: cli.global, vars: Environment::read() };
-    match run(&session, cli.command).await {
+    let screen = match Screen::new(cli.global.json) {
+        Ok(screen) => screen,
+        Err(error) => return CliError::io("start the thread that writes the log", &error).code(),
+    };
+    let session = Session { screen, global: cli.global, vars: Environment::read() };
+    let code = match run(&session, cli.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(text) = error.text() {
@@ -56,7 +60,9 @@ async fn work(cli: Cli) -> ExitCode {
             }
             error.code()
         }
-    }
+    };
+    session.screen.end();
+    code
 }
 
 async fn run(session: &Session, command: Command) -> Result<()> {

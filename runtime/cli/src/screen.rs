@@ -1,29 +1,48 @@
 //! Standard output and standard error: tables and JSON on the one, logs and progress on the other.
 //!
+//! What goes to standard error goes by a thread of its own ([`Sink`]): an agent whose log nobody reads works on. Standard
+//! output is what a command was asked for, and waits for its reader.
+//!
 //! Text that a function or a message brought along passes through [`clean`] before it reaches a
 //! terminal. A line that is printed while progress bars are drawn is drawn above them.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::MultiProgress;
 use rhubarb_host::process::sanitize;
+use rhubarb_telemetry::sink::Sink;
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::exit::{CliError, Result};
+
+/// What is said stands before what is printed next, unless nobody reads it for so long.
+const SAID_WITHIN: Duration = Duration::from_secs(1);
+/// What the last lines have before the process ends.
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where a command's output goes, and in which form.
 #[derive(Clone, Debug)]
 pub(crate) struct Screen {
     json: bool,
     bars: MultiProgress,
+    errors: Sink,
 }
 
 impl Screen {
     /// A screen of this process; `json` replaces tables by JSON.
-    pub(crate) fn new(json: bool) -> Self {
-        Self { json, bars: MultiProgress::new() }
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread.
+    pub(crate) fn new(json: bool) -> io::Result<Self> {
+        let bars = MultiProgress::new();
+        let errors = Sink::start(Errors(draws(json).then(|| bars.clone())))?;
+        Ok(Self { json, bars, errors })
     }
 
     /// True if the command was asked for JSON.
@@ -33,7 +52,7 @@ impl Screen {
 
     /// True if progress can be drawn, rather than printed line by line.
     pub(crate) fn draws(&self) -> bool {
-        !self.json && io::stderr().is_terminal()
+        draws(self.json)
     }
 
     /// The progress bars, on standard error.
@@ -43,11 +62,12 @@ impl Screen {
 
     /// Prints one line on standard output. The text is trusted or cleaned.
     pub(crate) fn line(&self, text: impl AsRef<str>) -> Result<()> {
-        self.bars.suspend(|| {
+        let write = || {
             let mut out = io::stdout().lock();
             let written = writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush());
             written.map_err(|_| CliError::Closed)
-        })
+        };
+        if self.draws() { self.bars.suspend(write) } else { write() }
     }
 
     /// Prints a value as one line of JSON on standard output.
@@ -77,8 +97,16 @@ impl Screen {
 
     /// Tells people something on standard error.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
+        self.errors.put(format!("{}\n", text.as_ref()).as_bytes());
         // Nobody may listen any more, and that is no reason to stop.
-        self.bars.suspend(|| drop(writeln!(io::stderr().lock(), "{}", text.as_ref())));
+        if !self.errors.is_stuck() {
+            self.errors.flush(SAID_WITHIN);
+        }
+    }
+
+    /// Writes what was said and logged last, before the process ends.
+    pub(crate) fn end(&self) {
+        self.errors.flush(END_WITHIN);
     }
 }
 
@@ -127,20 +155,42 @@ pub(crate) fn plain_json(json: &str) -> String {
     })
 }
 
-impl<'a> MakeWriter<'a> for Screen {
-    type Writer = LogWriter;
+fn draws(json: bool) -> bool {
+    !json && io::stderr().is_terminal()
+}
 
-    fn make_writer(&'a self) -> LogWriter {
-        LogWriter(self.bars.clone())
+impl<'a> MakeWriter<'a> for Screen {
+    type Writer = LogWriter<'a>;
+
+    fn make_writer(&'a self) -> LogWriter<'a> {
+        LogWriter(&self.errors)
     }
 }
 
-/// Writes log lines above the progress bars.
-pub(crate) struct LogWriter(MultiProgress);
+/// Takes log records: each is written to it in one piece.
+pub(crate) struct LogWriter<'a>(&'a Sink);
 
-impl io::Write for LogWriter {
+impl io::Write for LogWriter<'_> {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        self.0.put(record);
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Standard error, above the progress bars where there are any.
+struct Errors(Option<MultiProgress>);
+
+impl io::Write for Errors {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().lock().write(bytes))
+        let write = || io::stderr().lock().write(bytes);
+        match &self.0 {
+            Some(bars) => bars.suspend(write),
+            None => write(),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

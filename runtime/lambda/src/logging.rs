@@ -1,4 +1,5 @@
-//! The log of the place: JSON lines on the standard output, which Lambda takes to CloudWatch.
+//! The log of the place: JSON lines on the standard output, which Lambda takes to CloudWatch. They are written at once, by
+//! no thread of their own: Lambda always reads, and between invocations a sandbox's threads stand still.
 
 use rhubarb_core::config::Vars;
 use rhubarb_host::listener::FUNCTION;

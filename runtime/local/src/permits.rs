@@ -6,7 +6,8 @@
 //! only a rate needs the sweep: it calls when time has passed.
 
 use rhubarb_core::{
-    permit::{Gate, Meter, Permit, QueueLimits, Refusal, Scope, concurrency_key},
+    ids::QueueName,
+    permit::{COUNTED_MAX, Gate, Meter, Permit, PermitCounts, QueueLimits, Refusal, Scope, concurrency_key},
     row::{Claim, ClaimTerms},
 };
 use rusqlite::{OptionalExtension as _, params};
@@ -207,6 +208,21 @@ impl Transaction<'_> {
 }
 
 impl Snapshot<'_> {
+    /// What the meters of a queue and of its keys count. The queue's own comes first.
+    pub(crate) fn permit_counts(&self, queue: &QueueName, limits: &QueueLimits) -> Fallible<PermitCounts> {
+        let mut meters = Vec::new();
+        if let Some(queue) = self.find_number(queue.as_str())? {
+            let mut select = self.prepare("select line, meter from meter where queue = ?1 order by line limit ?2")?;
+            let most = crate::tasks::row_limit(COUNTED_MAX);
+            let rows = select.query_map(params![queue, most], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            for row in rows {
+                let (line, meter): (String, String) = row?;
+                meters.push((if line.is_empty() { Scope::Queue } else { Scope::Key }, from_json(&meter)?));
+            }
+        }
+        Ok(PermitCounts::of(limits, meters.iter().map(|(scope, meter)| (*scope, meter))))
+    }
+
     /// What a parked row waits for.
     pub(crate) fn refusal(&self, record: &Record) -> Fallible<Option<Refusal>> {
         let Some(permit) = record.row.permit.as_deref() else { return Ok(None) };

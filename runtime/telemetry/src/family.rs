@@ -14,11 +14,16 @@ thread_local! {
 
 /// Starts a span; if it begins a trace, that is the trace of this task's family.
 pub(crate) fn in_trace_of<T>(envelope: &Envelope, start: impl FnOnce() -> T) -> T {
-    let first = envelope.root.unwrap_or(envelope.id);
-    NEXT.set(Some(trace_id(u128::from_be_bytes(*first.as_bytes()))));
+    NEXT.set(Some(of(envelope)));
     let started = start();
     NEXT.set(None);
     started
+}
+
+/// The id of the trace of a task's family.
+pub(crate) fn of(envelope: &Envelope) -> u128 {
+    let first = envelope.root.unwrap_or(envelope.id);
+    trace_id(u128::from_be_bytes(*first.as_bytes()))
 }
 
 /// The id that the trace which begins now must have, if it is a family's.

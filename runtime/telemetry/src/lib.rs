@@ -12,7 +12,7 @@
 //! * `settings`, `resource`: what the environment asks for, and who is speaking.
 //! * `Telemetry`: the exporters, from their start to their end; `account`: what was lost, `transport`: the
 //!   way to a collector; `page`: the metrics for Prometheus.
-//! * `logs`: the log itself, and log lines by OTLP.
+//! * `logs`: the log itself, and log lines by OTLP; `sink`: its way to standard error, which stops nobody.
 
 mod family;
 pub mod metrics;
@@ -32,6 +32,8 @@ pub mod page;
 pub mod resource;
 #[cfg(feature = "export")]
 pub mod settings;
+#[cfg(feature = "export")]
+pub mod sink;
 #[cfg(feature = "export")]
 mod start;
 #[cfg(feature = "export")]

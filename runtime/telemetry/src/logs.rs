@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use opentelemetry::{Context, trace::TraceContextExt as _};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_http::HttpClient;
-use opentelemetry_otlp::{ExporterBuildError, LogExporter, Protocol, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_otlp::{ExporterBuildError, LogExporter};
 use opentelemetry_sdk::{
     Resource,
     logs::{BatchConfigBuilder, BatchLogProcessor, SdkLoggerProvider},
@@ -24,6 +24,7 @@ use tracing_subscriber::{
 use crate::{
     names,
     settings::{Exporter, Settings},
+    transport::towards,
 };
 
 /// What a function prints is logged under this target, at level `info`.
@@ -94,14 +95,7 @@ pub(crate) fn provider(
     client: Arc<dyn HttpClient>,
     resource: Resource,
 ) -> Result<SdkLoggerProvider, ExporterBuildError> {
-    let lines = LogExporter::builder()
-        .with_http()
-        .with_shared_http_client(client)
-        .with_protocol(Protocol::HttpBinary)
-        .with_endpoint(&exporter.endpoint)
-        .with_headers(exporter.headers.clone())
-        .with_timeout(exporter.timeout)
-        .build()?;
+    let lines = towards(LogExporter::builder().with_http(), exporter, client).build()?;
     let buffer = BatchConfigBuilder::default()
         .with_max_queue_size(settings.buffer.queue_max)
         .with_max_export_batch_size(settings.buffer.batch_max)

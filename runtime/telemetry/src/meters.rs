@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_http::HttpClient;
-use opentelemetry_otlp::{ExporterBuildError, MetricExporter, Protocol, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_otlp::{ExporterBuildError, MetricExporter};
 use opentelemetry_sdk::{
     Resource,
     metrics::{PeriodicReader, SdkMeterProvider},
 };
 
-use crate::{metrics, names, page::Page, settings::Exporter};
+use crate::{metrics, names, page::Page, settings::Exporter, transport::towards};
 
 /// Makes the instruments, with each way out that is wanted; nothing where none is.
 ///
@@ -28,14 +28,7 @@ pub(crate) fn provider(
     }
     let mut builder = SdkMeterProvider::builder().with_resource(resource);
     if let Some((exporter, client)) = otlp {
-        let inner = MetricExporter::builder()
-            .with_http()
-            .with_shared_http_client(client)
-            .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(&exporter.endpoint)
-            .with_headers(exporter.headers.clone())
-            .with_timeout(exporter.timeout)
-            .build()?;
+        let inner = towards(MetricExporter::builder().with_http(), exporter, client).build()?;
         builder = builder.with_reader(PeriodicReader::builder(inner).build());
     }
     if page {

@@ -185,6 +185,13 @@ pub fn context_of(trace: &Trace) -> Option<Context> {
     Some(remote(trace.parent()?, state))
 }
 
+/// The id of the trace that a task's spans are in, where there are any: its producer's, or else its family's.
+#[must_use]
+pub fn trace_id(envelope: &Envelope) -> String {
+    let named = envelope.trace.as_ref().and_then(Trace::parent).map(|parent| parent.trace_id);
+    format!("{:032x}", named.unwrap_or_else(|| family::of(envelope)))
+}
+
 /// The context as it travels; `None` where there is no trace.
 #[must_use]
 pub fn trace_of(cx: &Context) -> Option<Trace> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use opentelemetry::trace::{SpanId, TraceId};
 use opentelemetry_http::HttpClient;
-use opentelemetry_otlp::{ExporterBuildError, Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
 use opentelemetry_sdk::{
     Resource,
     trace::{BatchConfigBuilder, BatchSpanProcessor, IdGenerator, RandomIdGenerator, Sampler, SdkTracerProvider},
@@ -14,6 +14,7 @@ use crate::{
     account::{Account, Admitting, Counted},
     family,
     settings::{Exporter, Sampling, Settings},
+    transport::towards,
 };
 
 /// A provider that sends spans to `exporter`'s endpoint.
@@ -28,14 +29,7 @@ pub(crate) fn provider(
     resource: Resource,
     account: &Arc<Account>,
 ) -> Result<SdkTracerProvider, ExporterBuildError> {
-    let inner = SpanExporter::builder()
-        .with_http()
-        .with_shared_http_client(client)
-        .with_protocol(Protocol::HttpBinary)
-        .with_endpoint(&exporter.endpoint)
-        .with_headers(exporter.headers.clone())
-        .with_timeout(exporter.timeout)
-        .build()?;
+    let inner = towards(SpanExporter::builder().with_http(), exporter, client).build()?;
     // One more than is ever admitted, so that the account alone decides what is dropped.
     let buffer = BatchConfigBuilder::default()
         .with_max_queue_size(settings.buffer.queue_max + 1)

@@ -8,7 +8,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use http::{Request, Response};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, hyper::HyperClient};
+use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig};
 use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::settings::Exporter;
 
 /// The thread that talks to collectors. Dropping it ends what is under way.
 #[derive(Debug)]
@@ -42,6 +45,20 @@ impl Transport {
         let done = self.handle.spawn_blocking(work);
         tokio::time::timeout(within, done).await.is_ok_and(|done| done.unwrap_or(false))
     }
+}
+
+/// Sets where an exporter of any signal sends to, and how.
+pub(crate) fn towards<B: WithExportConfig + WithHttpConfig>(
+    builder: B,
+    exporter: &Exporter,
+    client: Arc<dyn HttpClient>,
+) -> B {
+    builder
+        .with_shared_http_client(client)
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(&exporter.endpoint)
+        .with_headers(exporter.headers.clone())
+        .with_timeout(exporter.timeout)
 }
 
 impl Drop for Transport {

@@ -65,6 +65,8 @@ struct Kept {
     wrong: Mutex<Vec<String>>,
     /// Requests are taken and never answered.
     mute: AtomicBool,
+    /// Requests are answered and not read.
+    forgets: AtomicBool,
 }
 
 /// A running collector.
@@ -101,6 +103,11 @@ impl Collector {
     /// From now on it takes requests and never answers.
     pub fn fall_silent(&self) {
         self.kept.mute.store(true, Relaxed);
+    }
+
+    /// From now on it answers and keeps nothing: for figures.
+    pub fn forget(&self) {
+        self.kept.forgets.store(true, Relaxed);
     }
 
     /// The spans that arrived so far.
@@ -165,6 +172,7 @@ async fn take(
     }
     let told = |error: prost::DecodeError| error.to_string();
     let read = match path.as_str() {
+        _ if kept.forgets.load(Relaxed) => Ok(()),
         "/v1/traces" => ExportTraceServiceRequest::decode(body).map(|request| keep_spans(kept, request)).map_err(told),
         "/v1/logs" => ExportLogsServiceRequest::decode(body).map(|request| keep_logs(kept, request)).map_err(told),
         "/v1/metrics" => Ok(()),

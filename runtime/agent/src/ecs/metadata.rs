@@ -9,7 +9,8 @@ use http::{Method, StatusCode};
 use rhubarb_core::backend::EcsTask;
 use serde::Deserialize;
 
-use super::{http::Endpoint, var};
+use super::var;
+use crate::http::Endpoint;
 
 /// How often is asked, and the pause between: the endpoint may start after the container.
 const TRIES: u32 = 3;

@@ -10,7 +10,6 @@
 //! All endpoints are link-local and speak plain HTTP. None of them is needed for work: one that fails is told about
 //! once, and nothing is lost by a crash, as protection expires by itself.
 
-mod http;
 mod metadata;
 mod protection;
 mod spot;

@@ -16,7 +16,8 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{http::Endpoint, var};
+use super::var;
+use crate::http::Endpoint;
 
 const PATH: &str = "/task-protection/v1/state";
 /// `ExpiresInMinutes`: ECS takes 1 to 2,880.

@@ -11,7 +11,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use super::http::Endpoint;
+use crate::http::Endpoint;
 
 /// EC2 advises to look every five seconds.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -236,13 +236,14 @@ impl Table {
         }
     }
 
-    /// Counts the items of all pages without reading them.
-    pub(crate) async fn number_of(&self, query: &Query) -> Result<u64> {
+    /// Counts the items of all pages without reading them, up to `at_most`.
+    pub(crate) async fn number_of(&self, query: &Query, at_most: Option<u32>) -> Result<u64> {
         let (condition, e) = query.expression();
         let (mut sum, mut start) = (0, None);
         loop {
             let request = self.inner.client.query().table_name(&self.inner.name).select(Select::Count);
             let answer = request
+                .set_limit(at_most.map(u32::cast_signed))
                 .key_condition_expression(condition.as_str())
                 .set_index_name(query.index.map(|index| index.name.to_owned()))
                 .set_expression_attribute_names(e.names())
@@ -253,7 +254,7 @@ impl Table {
                 .map_err(|error| store_error(self.what(query.what), &error))?;
             sum += u64::try_from(answer.count).unwrap_or(0);
             start = answer.last_evaluated_key.filter(|key| !key.is_empty());
-            if start.is_none() {
+            if start.is_none() || at_most.is_some_and(|most| sum >= u64::from(most)) {
                 return Ok(sum);
             }
         }

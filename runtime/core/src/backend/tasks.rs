@@ -11,7 +11,7 @@ use crate::{
     gpu::{GpuUsage, RanOn},
     ids::{FencingToken, QueueName, TaskId, TaskName, WorkerId},
     outcome::{Failure, Outcome, Output},
-    permit::Refusal,
+    permit::{PermitCounts, QueueLimits, Refusal},
     row::{Claim, ClaimTerms, Renewed, Settled, State},
     time::{LeaseTime, Timestamp},
 };
@@ -584,6 +584,14 @@ pub trait Tasks: Send + Sync {
         };
         Ok(queues.iter().map(of_queue).collect())
     }
+
+    /// Counts permits of these queues by the limits they have, however many tasks and keys there are
+    /// ([`crate::permit::COUNTED_MAX`]).
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached.
+    async fn permits(&self, queues: &[(QueueName, QueueLimits)]) -> Result<Vec<PermitCounts>>;
 
     /// Returns each task's state once one of them is settled, or after `wait`.
     ///

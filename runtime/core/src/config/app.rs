@@ -35,6 +35,8 @@ pub struct AppConfig {
     pub bucket: Option<String>,
     /// Where agents show their metrics and their health.
     pub metrics: MetricsAddress,
+    /// The URL of a Tempo that has the spans of tasks.
+    pub traces: Option<String>,
 }
 
 /// Where an agent shows its metrics and its health.
@@ -137,6 +139,7 @@ pub(super) fn read(root: &Table<'_, '_>, vars: &dyn Vars, overrides: &Overrides)
         table: layers.read("table", |text| aws_name(text, "table", 3..=255)),
         bucket: layers.read("bucket", |text| aws_name(text, "bucket", 3..=63)),
         metrics: layers.read("metrics", metrics_address).unwrap_or_default(),
+        traces: layers.read("traces", tempo_url),
     }
 }
 
@@ -189,6 +192,16 @@ fn label(text: &str, chars_max: usize) -> Reading<String> {
 
 fn metrics_address(text: &str) -> Reading<MetricsAddress> {
     text.parse().map_err(|fix| Problem::new(format!("{} is no address to show metrics at", quoted(text)), fix))
+}
+
+fn tempo_url(text: &str) -> Reading<String> {
+    let host = text.strip_prefix("http://").and_then(|rest| rest.split('/').next()).filter(|host| !host.is_empty());
+    if host.is_some() && text.len() <= PATH_CHARS_MAX && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    let fix = "write http://HOST:PORT, e.g. http://127.0.0.1:3200; TLS is not spoken here: name a proxy beside this \
+               program, and let that one speak TLS";
+    Err(Problem::new(format!("{} is no URL of a Tempo", quoted(text)), fix))
 }
 
 /// A name as DynamoDB and S3 both take it.

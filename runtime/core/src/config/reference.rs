@@ -115,6 +115,12 @@ fn app() -> Vec<Key> {
                 format!("`127.0.0.1:{METRICS_PORT_DEFAULT}`"),
                 "where an agent shows metrics and health; taken ports are skipped, 16 of them at most",
             ),
+            (
+                "traces",
+                text(),
+                "nowhere".to_owned(),
+                "the URL of a Tempo, e.g. `http://127.0.0.1:3200`: `rhubarb trace` shows its spans too",
+            ),
         ],
     )
 }

@@ -55,6 +55,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable { name: "RHUBARB_TABLE", flag: None, key: "table" },
     Variable { name: "RHUBARB_BUCKET", flag: None, key: "bucket" },
     Variable { name: "RHUBARB_METRICS", flag: None, key: "metrics" },
+    Variable { name: "RHUBARB_TRACES", flag: None, key: "traces" },
 ];
 
 /// What the command line says in place of the file and the environment.

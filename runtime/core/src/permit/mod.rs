@@ -15,6 +15,7 @@
 //! start. A newcomer that finds a permit free takes it; the called one then parks again, at its old place. A crash
 //! between the return and the call leaves the meter due, and the sweep calls.
 
+mod counts;
 mod gate;
 mod limits;
 mod meter;
@@ -23,6 +24,7 @@ mod window;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    counts::{COUNTED_MAX, PermitCounts, ScopeCounts},
     gate::Gate,
     limits::{QueueLimits, Rate, ScopeLimits},
     meter::{Meter, Refusal},

@@ -25,6 +25,7 @@ use rhubarb_core::{
     envelope::BlobRef,
     ids::{QueueName, TaskId},
     outcome::Failure,
+    permit::{PermitCounts, QueueLimits},
     row::{Renewed, Settled, State},
     time::Timestamp,
 };
@@ -33,7 +34,7 @@ pub(crate) use claim::OwnedClaim;
 pub(crate) use submit::KEEP;
 pub(crate) use sweep::row_limit;
 
-use crate::{error::Fallible, open::LocalBackend, transaction::Transaction};
+use crate::{error::Fallible, open::LocalBackend, reads::Snapshot, transaction::Transaction};
 
 impl LocalBackend {
     /// Runs a verb for each item in one transaction. A failure of the whole is every item's.
@@ -101,6 +102,14 @@ impl Tasks for LocalBackend {
 
     async fn count(&self) -> Result<Vec<StateCount>> {
         self.inner.reads.read("count tasks", |snapshot| snapshot.count()).await
+    }
+
+    async fn permits(&self, queues: &[(QueueName, QueueLimits)]) -> Result<Vec<PermitCounts>> {
+        let queues = queues.to_vec();
+        let count = move |snapshot: &Snapshot<'_>| {
+            queues.iter().map(|(queue, limits)| snapshot.permit_counts(queue, limits)).collect()
+        };
+        self.inner.reads.read("count permits", count).await
     }
 
     async fn wait_settled(&self, ids: &[TaskId], wait: Duration) -> Result<Vec<Option<State>>> {

@@ -25,8 +25,21 @@ pub struct QueueSeen {
     pub tasks: Vec<(&'static str, u64)>,
     /// Milliseconds since the first queued one was queued.
     pub oldest_ms: Option<u64>,
+    /// Of what it limits, by `queue` and `key`.
+    pub permits: Vec<(&'static str, PermitsSeen)>,
     /// Live workers that serve it; none where no worker need.
     pub workers: Option<u64>,
+}
+
+/// What was seen of one kind of limit of a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PermitsSeen {
+    /// Tasks that may run at once, where that is limited.
+    pub limit: Option<u32>,
+    /// Permits that are held, where the store can tell.
+    pub taken: Option<u64>,
+    /// Tasks that wait for one.
+    pub parked: u64,
 }
 
 /// What the holder of the sweep's role has seen.

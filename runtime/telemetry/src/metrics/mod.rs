@@ -22,7 +22,7 @@ use rhubarb_core::{
     row,
 };
 
-pub use self::gauges::{QueueSeen, Seen, Used, WorkerShown};
+pub use self::gauges::{PermitsSeen, QueueSeen, Seen, Used, WorkerShown};
 use self::{
     gauges::{Gauges, State, Worker},
     table::{Instrument, attributes as by},
@@ -61,6 +61,7 @@ pub struct Metrics {
     dead_letters: Counter<u64>,
     function_starts: Counter<u64>,
     aws_requests: Counter<u64>,
+    log_dropped: Counter<u64>,
 }
 
 impl Metrics {
@@ -85,6 +86,7 @@ impl Metrics {
             dead_letters: counter(meter, table::DEAD_LETTERS),
             function_starts: counter(meter, table::FUNCTION_STARTS),
             aws_requests: counter(meter, table::AWS_REQUESTS),
+            log_dropped: counter(meter, table::LOG_DROPPED),
         }
     }
 
@@ -182,6 +184,11 @@ impl Metrics {
         }
     }
 
+    /// Log records were dropped.
+    pub fn log_dropped(&self, records: u64) {
+        self.log_dropped.add(records, &[]);
+    }
+
     /// Shows a worker's slots until what is returned is dropped.
     #[must_use]
     pub fn show_worker(&self, id: WorkerId, slots: u64, used: Used) -> WorkerShown {
@@ -246,7 +253,25 @@ fn observe(meter: &Meter, gauges: &Gauges) {
             tell(workers as f64, &[queue]);
         }
     });
+    of_permits(meter, gauges, table::PERMIT_LIMIT, |seen| seen.limit.map(f64::from));
+    of_permits(meter, gauges, table::PERMITS_TAKEN, |seen| Some(seen.taken? as f64));
+    of_permits(meter, gauges, table::PERMITS_AWAITED, |seen| Some(seen.parked as f64));
     observe_gpus(meter, gauges);
+}
+
+fn of_permits(
+    meter: &Meter,
+    gauges: &Gauges,
+    instrument: Instrument,
+    value: impl Fn(&PermitsSeen) -> Option<f64> + Send + Sync + 'static,
+) {
+    of_queues(meter, gauges, instrument, move |queue, seen, tell| {
+        for (scope, permits) in &seen.permits {
+            if let Some(value) = value(permits) {
+                tell(value, &[queue.clone(), KeyValue::new(by::PERMIT_SCOPE, *scope)]);
+            }
+        }
+    });
 }
 
 fn observe_gpus(meter: &Meter, gauges: &Gauges) {

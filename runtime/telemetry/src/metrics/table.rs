@@ -34,6 +34,8 @@ pub mod attributes {
     pub const STATE: &str = "task.state";
     /// `visible`, `in_flight` or `delayed`.
     pub const MESSAGE_STATE: &str = "message.state";
+    /// `queue`, or `key` for all concurrency keys of the queue together.
+    pub const PERMIT_SCOPE: &str = "permit.scope";
     /// `starting`, `running`, `draining`, or `silent`.
     pub const WORKER_STATE: &str = "worker.state";
     /// A function of the configuration.
@@ -49,7 +51,7 @@ pub mod attributes {
 }
 
 use Kind::{Counter, Gauge, Histogram};
-use attributes::{FUNCTION, GPU, GPU_STATE, MESSAGE_STATE, METHOD, QUEUE, SERVICE, STATE, WORKER_STATE};
+use attributes::{FUNCTION, GPU, GPU_STATE, MESSAGE_STATE, METHOD, PERMIT_SCOPE, QUEUE, SERVICE, STATE, WORKER_STATE};
 
 use crate::names::{
     ERROR_TYPE, MESSAGING_DESTINATION_NAME, MESSAGING_OPERATION_NAME, MESSAGING_SYSTEM, TASK_NAME, TASK_OUTCOME,
@@ -97,6 +99,12 @@ instruments! {
         "rows by state, where the store keeps count of them (embedded only)";
     OLDEST_AGE = Gauge "rhubarb.queue.oldest.age", "s", [QUEUE],
         "the age of the task that was queued first and has not begun; 0 where none waits";
+    PERMIT_LIMIT = Gauge "rhubarb.permit.limit", "{permit}", [QUEUE, PERMIT_SCOPE],
+        "tasks of a limited queue, or of each of its concurrency keys, that may run at once";
+    PERMITS_TAKEN = Gauge "rhubarb.permit.taken", "{permit}", [QUEUE, PERMIT_SCOPE],
+        "permits that are held; of keys the sum over the first 1000 that have any, and that in the embedded store alone";
+    PERMITS_AWAITED = Gauge "rhubarb.permit.parked", "{task}", [QUEUE, PERMIT_SCOPE],
+        "tasks that wait for a permit; of keys on AWS about 1000 are counted at most";
     QUEUE_WORKERS = Gauge "rhubarb.queue.workers", "{worker}", [QUEUE],
         "workers heard of lately that serve the queue";
     WORKERS = Gauge "rhubarb.workers", "{worker}", [WORKER_STATE],
@@ -125,6 +133,8 @@ instruments! {
         "function processes started; `error.type` is `init` where one could not be";
     AWS_REQUESTS = Counter "rhubarb.aws.requests", "{request}", [SERVICE, METHOD, ERROR_TYPE],
         "requests to AWS, each try one as it is billed; `error.type` is the status of a refusal, or `connection`";
+    LOG_DROPPED = Counter "rhubarb.log.dropped", "{record}", [],
+        "log records that were dropped because standard error was not read as fast as they came";
 }
 
 /// Boundaries of the histograms, in seconds: those that the conventions advise, and on to a day, because tasks

@@ -9,7 +9,7 @@ use rhubarb_core::{
     },
     ids::{QueueName, TaskId, WorkerId},
     outcome::Outcome,
-    permit::{QueueLimits, Rate, ScopeLimits},
+    permit::{PermitCounts, QueueLimits, Rate, ScopeLimits},
     row::{AckMode, Renewed, State},
     time::Timestamp,
 };
@@ -38,6 +38,7 @@ pub async fn limits(backend: &dyn Backend, time: &dyn Clockwork) {
             Box::pin(a_parked_task_that_is_too_late_expires_when_it_is_called(case)),
             Box::pin(a_limit_that_is_taken_away_holds_nobody_up(case)),
             Box::pin(no_more_start_in_a_period_than_may(case)),
+            Box::pin(permits_are_counted_by_what_they_are_of(case)),
         ]
     });
     all(time, facts.collect()).await;
@@ -56,6 +57,30 @@ const fn at_once(max: u32) -> ScopeLimits {
 
 const fn of_queue(queue: ScopeLimits) -> QueueLimits {
     QueueLimits { queue, ..QueueLimits::NONE }
+}
+
+async fn permits_are_counted_by_what_they_are_of(case: &Case<'_>) {
+    let (queue, limits) = (case.queue().await, QueueLimits { queue: at_once(2), key: at_once(1) });
+    case.submit(&queue, &[Some("a"), Some("a"), None, None]).await;
+    let running = case.take_just(&queue, limits, 2).await;
+    let asked = [(queue.clone(), limits)];
+    let counted = async |queue: (u64, u64), key: (u64, u64)| {
+        eventually(case.time, "permits are counted wrong", async || {
+            let counts = case.backend.tasks().permits(&asked).await.unwrap();
+            let [counts] = counts[..] else { panic!("one queue was asked for") };
+            let PermitCounts { queue: Some(of_queue), key: Some(of_key) } = counts else { panic!("both are limited") };
+            // A store that cannot tell how many of its keys' permits are taken says so.
+            let taken = of_queue.taken == Some(queue.0) && of_key.taken.is_none_or(|taken| taken == key.0);
+            (taken && (of_queue.parked, of_key.parked) == (queue.1, key.1)).then_some(())
+        })
+        .await;
+    };
+    counted((2, 1), (1, 1)).await;
+    for won in &running {
+        case.succeed(&queue, won).await;
+    }
+    case.sweep().await;
+    counted((0, 0), (0, 0)).await;
 }
 
 impl Case<'_> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rhubarb_core::{
     backend::{Called, ClaimRequest, DueRing, Reach},
     ids::{QueueName, TaskId},
-    permit::{Gate, Meter, Permit, QueueLimits, Refusal, Scope, concurrency_key},
+    permit::{Gate, Meter, Permit, PermitCounts, QueueLimits, Refusal, Scope, concurrency_key},
     row::{Claim, Row},
     time::Now,
 };
@@ -111,6 +111,13 @@ impl Meters {
 }
 
 impl Rows {
+    /// What the meters of a queue and of its keys count.
+    pub(super) fn permit_counts(&self, queue: &QueueName, limits: &QueueLimits) -> PermitCounts {
+        let own = self.meters.all().filter(|((of, _), _)| of == queue);
+        let scope = |key: &Option<String>| if key.is_some() { Scope::Key } else { Scope::Queue };
+        PermitCounts::of(limits, own.map(|((_, key), meter)| (scope(key), meter)))
+    }
+
     /// Calls parked rows for which permits are free.
     pub(super) fn call_parked(&mut self, reach: Reach, limit: usize, now: Now) -> Vec<Called> {
         let returned = std::mem::take(&mut self.meters.returned);

@@ -11,7 +11,7 @@ use rhubarb_core::{
     envelope::BlobRef,
     ids::{QueueName, TaskId},
     outcome::Failure,
-    permit::QueueLimits,
+    permit::{PermitCounts, QueueLimits},
     row::{AckMode, Claim, Renewed, Settled, State},
     time::{Now, Timestamp},
 };
@@ -126,6 +126,13 @@ impl Tasks for MemoryBackend {
 
     async fn count(&self) -> Result<Vec<StateCount>> {
         self.whole(Verb::Count, |store, now, _| Ok(store.rows.count(now))).await
+    }
+
+    async fn permits(&self, queues: &[(QueueName, QueueLimits)]) -> Result<Vec<PermitCounts>> {
+        let count = |store: &super::Store| {
+            queues.iter().map(|(queue, limits)| store.rows.permit_counts(queue, limits)).collect()
+        };
+        self.whole(Verb::Count, |store, _, _| Ok(count(store))).await
     }
 
     async fn wait_settled(&self, ids: &[TaskId], wait: Duration) -> Result<Vec<Option<State>>> {

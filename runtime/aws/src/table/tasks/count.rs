@@ -3,6 +3,7 @@
 use rhubarb_core::{
     backend::{Glance, Result, StateCount},
     ids::QueueName,
+    permit::{COUNTED_MAX, Meter, PermitCounts, QueueLimits, Scope, ScopeCounts},
     row::State,
     table::{BY_STATE, SHARDS},
     time::Timestamp,
@@ -14,6 +15,9 @@ use crate::table::{
     attributes::number,
     in_order, keys,
 };
+
+/// Of what is counted at a beat.
+const COUNTED_IN_SHARD_MAX: u32 = COUNTED_MAX as u32 / SHARDS as u32;
 
 impl DynamoTasks {
     pub(super) async fn count_all(&self) -> Result<Vec<StateCount>> {
@@ -49,12 +53,44 @@ impl DynamoTasks {
         Ok(Glance { states: Vec::new(), oldest })
     }
 
+    /// Each queue's own meter, and of parked tasks those that wait for a key: all that wait but those that wait for
+    /// the queue. What runs of the keys stands in a meter for each, and nothing lists those.
+    pub(super) async fn permits_all(&self, queues: &[(QueueName, QueueLimits)]) -> Result<Vec<PermitCounts>> {
+        in_order(queues.iter().map(|(queue, limits)| self.permits_of(queue, limits)).collect())
+            .await
+            .into_iter()
+            .collect()
+    }
+
+    async fn permits_of(&self, queue: &QueueName, limits: &QueueLimits) -> Result<PermitCounts> {
+        let meter = match limits.queue.is_none() {
+            true => Meter::default(),
+            false => self.table.meter(&(queue.clone(), None)).await?,
+        };
+        let mut counts = PermitCounts::of(limits, [(Scope::Queue, &meter)]);
+        if let Some(key) = &mut counts.key {
+            let waiting = self.waiting_about(queue).await?;
+            *key = ScopeCounts { taken: None, parked: waiting.saturating_sub(u64::from(meter.parked)) };
+        }
+        Ok(counts)
+    }
+
+    async fn waiting_about(&self, queue: &QueueName) -> Result<u64> {
+        let mut waiting = 0;
+        for shard in 0..SHARDS {
+            let partition = keys::state_shard(queue, State::Waiting, shard);
+            let query = Query::index("count waiting tasks", BY_STATE, partition, Range::All);
+            waiting += self.table.number_of(&query, Some(COUNTED_IN_SHARD_MAX)).await?;
+        }
+        Ok(waiting)
+    }
+
     async fn count_one(&self, queue: &QueueName, state: State) -> Result<Option<StateCount>> {
         let (mut count, mut oldest) = (0, None);
         for shard in 0..SHARDS {
             let partition = keys::state_shard(queue, state, shard);
             let mut query = Query::index("count tasks", BY_STATE, partition, Range::All);
-            let in_shard = self.table.number_of(&query).await?;
+            let in_shard = self.table.number_of(&query, None).await?;
             if in_shard > 0 {
                 count += in_shard;
                 query.page = Some(1);

@@ -31,6 +31,7 @@ use rhubarb_core::{
     envelope::{BlobRef, Envelope},
     ids::{FencingToken, QueueName, TaskId},
     outcome::Failure,
+    permit::{PermitCounts, QueueLimits},
     row::{Renewed, Settled, State},
     time::Timestamp,
 };
@@ -146,6 +147,10 @@ impl Tasks for DynamoTasks {
 
     async fn count(&self) -> Result<Vec<StateCount>> {
         self.count_all().await
+    }
+
+    async fn permits(&self, queues: &[(QueueName, QueueLimits)]) -> Result<Vec<PermitCounts>> {
+        self.permits_all(queues).await
     }
 
     async fn glance(&self, queues: &[QueueName]) -> Result<Vec<Glance>> {

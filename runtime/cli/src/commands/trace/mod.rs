@@ -1,8 +1,10 @@
-//! `rhubarb trace`: a task's story as a tree with times, from the store alone.
+//! `rhubarb trace`: a task's story as a tree with times, from the store alone; with spans where a Tempo has them.
 //!
 //! What the store keeps of a task is its last wait, each attempt and how it ended; that is enough to say
 //! where the time went without any tracing system. Where a producer or a tracing system gave the task a
-//! trace, its id is told too.
+//! trace, its id is told too. With `traces` in `[app]` the spans of each attempt hang below it.
+
+mod spans;
 
 use std::fmt::Write as _;
 
@@ -16,6 +18,7 @@ use rhubarb_core::{
 };
 use serde::Serialize;
 
+use self::spans::{Span, Spans};
 use crate::{
     exit::Result,
     screen::one_line,
@@ -40,13 +43,18 @@ pub(crate) struct Trace {
 impl Trace {
     /// Shows it.
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
-        let tree = session.client().await?.tree(self.id, usize::try_from(self.limit).unwrap_or(usize::MAX)).await?;
+        let client = session.client().await?;
+        let tree = client.tree(self.id, usize::try_from(self.limit).unwrap_or(usize::MAX)).await?;
+        let mut spans = match &client.config().app.traces {
+            Some(url) => Spans::of(url, &tree).await,
+            None => Spans::default(),
+        };
         if session.screen.json() {
-            let stories = tree.tasks.iter().map(Story::of);
-            stories.into_iter().try_for_each(|story| session.screen.document(&story))?;
+            tree.tasks.iter().try_for_each(|task| session.screen.document(&Story::of(task, &mut spans)))?;
         } else {
-            session.screen.line(describe(&tree, now()))?;
+            session.screen.line(describe(&tree, &mut spans, now()))?;
         }
+        spans.notes.iter().for_each(|note| session.screen.note(one_line(note)));
         if tree.cut {
             session.screen.note(format!("the newest {} of them; --limit shows more", self.limit));
         }
@@ -71,6 +79,9 @@ struct Event {
     outcome: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
+    /// Began: what was done within the attempt.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    spans: Vec<Span>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -87,7 +98,7 @@ enum Happened {
 
 impl Event {
     const fn new(at: Timestamp, event: Happened) -> Self {
-        Self { at, event, attempt: None, worker: None, after_ms: None, outcome: None, failure: None }
+        Self { at, event, attempt: None, worker: None, after_ms: None, outcome: None, failure: None, spans: Vec::new() }
     }
 }
 
@@ -110,7 +121,7 @@ struct Story<'t> {
 }
 
 impl<'t> Story<'t> {
-    fn of(TreeTask { depth, task }: &'t TreeTask) -> Self {
+    fn of(TreeTask { depth, task }: &'t TreeTask, spans: &mut Spans) -> Self {
         let (record, spec) = (&task.record, task.spec.as_ref());
         Self {
             depth: *depth,
@@ -122,7 +133,7 @@ impl<'t> Story<'t> {
             trace: trace_id(task),
             schedule: spec.and_then(|spec| spec.schedule.as_ref()).map(AsRef::as_ref),
             redriven: record.redriven,
-            events: events(task),
+            events: events(task, spans),
         }
     }
 }
@@ -134,7 +145,7 @@ fn trace_id(task: &TaskDetail) -> Option<&str> {
     (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
 }
 
-fn events(task: &TaskDetail) -> Vec<Event> {
+fn events(task: &TaskDetail, spans: &mut Spans) -> Vec<Event> {
     let record = &task.record;
     let mut events = vec![Event::new(record.submitted, Happened::Accepted)];
     // An envelope's own time is the first wait's end; the row's is the latest one's.
@@ -145,6 +156,7 @@ fn events(task: &TaskDetail) -> Vec<Event> {
             attempt: Some(attempt.attempt),
             worker: Some(attempt.worker.to_string()),
             after_ms: Some(ms(waits_from, attempt.started)),
+            spans: spans.take(record.id, attempt.fence.0),
             ..Event::new(attempt.started, Happened::Began)
         });
         if let Some(ended) = attempt.ended {
@@ -191,7 +203,7 @@ fn ms(from: Timestamp, to: Timestamp) -> u64 {
     u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX)
 }
 
-fn describe(tree: &Tree, now: Timestamp) -> String {
+fn describe(tree: &Tree, spans: &mut Spans, now: Timestamp) -> String {
     let mut text = String::new();
     let Some(first) = tree.tasks.first() else { return text };
     let zero = first.task.record.submitted;
@@ -219,8 +231,9 @@ fn describe(tree: &Tree, now: Timestamp) -> String {
         let _ = writeln!(text, "{branch}{} {}  {} on {}{took}", record.task, record.id, record.state, record.queue);
         let has_children = tree.tasks.get(index + 1).is_some_and(|next| next.depth > *depth);
         let own = format!("{}{}", bars_up_to(&bars, *depth), if has_children { "│  " } else { "   " });
-        for event in events(task) {
+        for event in events(task, spans) {
             let _ = writeln!(text, "{own}{:>9}  {}", offset(zero, event.at), say(&event, now));
+            say_spans(&mut text, &event.spans, &|at| format!("{own}{:>9}  ", offset(zero, at)), 1);
         }
         if record.redriven > 0 {
             let _ = writeln!(text, "{own}{:>9}  redriven: {} times", "", record.redriven);
@@ -273,6 +286,17 @@ fn say(event: &Event, now: Timestamp) -> String {
     }
 }
 
+/// A line for each span, those below another one further in.
+fn say_spans(text: &mut String, spans: &[Span], begin: &dyn Fn(Timestamp) -> String, depth: usize) {
+    for span in spans {
+        let time = show_time(std::time::Duration::from_micros(span.duration_us));
+        let error = span.error.as_deref().map(|error| format!(": {}", one_line(error))).unwrap_or_default();
+        let indent = "  ".repeat(depth);
+        let _ = writeln!(text, "{}{indent}{}, {time}{error}", begin(span.at), one_line(&span.name));
+        say_spans(text, &span.spans, begin, depth + 1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -305,7 +329,7 @@ mod tests {
              "failure": {"kind": "error", "message": "no\u{1b}[2J data"}}]});
         let expired = json!({"state": "expired", "settled": 60_000, "attempts": []});
         let tasks = vec![task(0, 0, &json!({})), task(1, 1, &retried), task(2, 2, &expired), task(1, 3, &json!({}))];
-        let text = describe(&Tree { tasks, cut: false }, Timestamp(5000));
+        let text = describe(&Tree { tasks, cut: false }, &mut Spans::default(), Timestamp(5000));
         let expected = "\
 +0 is 1970-01-01T00:00:01Z (4s ago)
 
@@ -332,7 +356,7 @@ work 0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a01  succeeded on default after 2.0s
     fn what_an_attempt_did_not_settle_is_told_apart() {
         let cancelled = json!({"state": "cancelled", "settled": 7000, "attempts": [
             {"attempt": 1, "fence": 1, "worker": "w", "started": 2000, "ended": 4000, "outcome": "interrupted"}]});
-        let events = events(&task(0, 0, &cancelled).task);
+        let events = events(&task(0, 0, &cancelled).task, &mut Spans::default());
         let told: Vec<(Happened, Option<&str>)> = events.iter().map(|e| (e.event, e.outcome.as_deref())).collect();
         let expected = [
             (Happened::Accepted, None),

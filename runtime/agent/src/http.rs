@@ -1,4 +1,5 @@
-//! A client of link-local endpoints: one request a connection, everything bounded.
+//! A client of endpoints on this machine or close by: one request a connection, no encryption, everything bounded.
+//! A request that is not answered is repeated by nobody here.
 
 use std::time::Duration;
 
@@ -9,39 +10,67 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// An answer that is not there by then is none. ECS's agent gives up its own calls before that.
+/// An answer that is not there by then is none, unless another bound is asked for. ECS's agent gives up its own calls before that.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// No answer that is waited for is larger: the metadata of an ECS task with many containers is.
 const BODY_BYTES_MAX: usize = 512 * 1024;
 
 /// The base of some URLs, such as `http://169.254.170.2/api/…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Endpoint {
+pub struct Endpoint {
     host: String,
     port: u16,
     path: String,
+    within: Duration,
+    bytes_max: usize,
 }
 
 impl Endpoint {
     /// Reads a URL without encryption, as ECS and EC2 give them.
-    pub(super) fn read(url: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    ///
+    /// It is none.
+    pub fn read(url: &str) -> Result<Self, String> {
         let wrong = || format!("{url:?} is no URL such as http://169.254.170.2/v4/id");
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let host = uri.host().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(wrong)?;
         let (port, path) = (uri.port_u16().unwrap_or(80), uri.path().trim_end_matches('/'));
-        Ok(Self { host: host.to_owned(), port, path: path.to_owned() })
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            path: path.to_owned(),
+            within: ANSWER_WITHIN,
+            bytes_max: BODY_BYTES_MAX,
+        })
+    }
+
+    /// Waits so long for an answer, and reads so much of it.
+    #[must_use]
+    pub fn within(self, within: Duration, bytes_max: usize) -> Self {
+        Self { within, bytes_max, ..self }
+    }
+
+    /// Asks for what is at `path` below the base.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no answer.
+    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<(StatusCode, Bytes), String> {
+        self.call(Method::GET, path, headers, String::new()).await
     }
 
     /// Asks for `path` below the base. An error says why there is no answer.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         &self,
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
         body: String,
     ) -> Result<(StatusCode, Bytes), String> {
-        let answer = tokio::time::timeout(ANSWER_WITHIN, self.exchange(method, path, headers, body));
-        answer.await.unwrap_or_else(|_| Err(format!("there was no answer within {ANSWER_WITHIN:?}")))
+        let within = self.within;
+        let answer = tokio::time::timeout(within, self.exchange(method, path, headers, body));
+        answer.await.unwrap_or_else(|_| Err(format!("there was no answer within {within:?}")))
     }
 
     async fn exchange(
@@ -66,7 +95,7 @@ impl Endpoint {
         let ask = async {
             let response = sender.send_request(request).await.map_err(|error| told(&error))?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
+            let body = Limited::new(response.into_body(), self.bytes_max).collect().await;
             Ok((status, body.map_err(|error| told(&error))?.to_bytes()))
         };
         tokio::pin!(ask);
