@@ -2,7 +2,7 @@
 //! results kept. Not a test: it asserts nothing about time.
 //!
 //! `cargo build --release -p rhubarb-cli -p rhubarb-tests --bins`, then
-//! `target/release/bench [--tasks N] [--rows N] [--only PART] [--peer celery-redis]`
+//! `target/release/bench [--tasks N] [--rows N] [--only PART] [--peer celery-redis|celery-sqs]`
 //!
 //! Producer, agent and functions are processes of their own. Figures of one run on one machine can be
 //! compared with each other, and with nothing else. `RHUBARB_PREFETCH` holds for its agents too.
@@ -10,7 +10,6 @@
 mod figures;
 mod peer;
 mod process;
-mod telemetry;
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use rhubarb_tests::{AgentProcess, App};
 use serde_json::value::RawValue;
 
 use figures::{Figures, percentile};
+use peer::Peer;
 
 const APP: &str = r#"
 [queues.one]
@@ -47,14 +47,14 @@ max_tasks_per_child = 1
 "#;
 
 const USAGE: &str =
-    "usage: bench [--tasks N] [--rows N] [--only enqueue|1|10|100|latency|processes|telemetry] [--peer celery-redis]";
+    "usage: bench [--tasks N] [--rows N] [--only enqueue|1|10|100|latency|processes] [--peer celery-redis|celery-sqs]";
 
 /// What the command line asks for.
 struct Options {
     tasks: u64,
     rows: u64,
     only: Option<String>,
-    peer: bool,
+    peer: Option<Peer>,
 }
 
 impl Options {
@@ -90,26 +90,21 @@ async fn main() {
     if options.wants("processes") {
         processes(&app, &client, &mut figures).await;
     }
-    // Only where it is asked for: it drains forty times.
-    if options.only.as_deref() == Some("telemetry") {
-        telemetry::costs(&app, &client, "one", 1, options.tasks / 10, &mut figures).await;
-        telemetry::costs(&app, &client, "ten", 10, options.tasks, &mut figures).await;
-    }
     figures.print();
-    if options.peer {
-        peer::celery_on_redis();
+    if let Some(peer) = options.peer {
+        peer.measure();
     }
 }
 
 fn options() -> Option<Options> {
-    let mut options = Options { tasks: 100_000, rows: 0, only: None, peer: false };
+    let mut options = Options { tasks: 100_000, rows: 0, only: None, peer: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--tasks" => options.tasks = arguments.next()?.parse().ok()?,
             "--rows" => options.rows = arguments.next()?.parse().ok()?,
             "--only" => options.only = Some(arguments.next()?),
-            "--peer" if arguments.next()? == "celery-redis" => options.peer = true,
+            "--peer" => options.peer = Some(Peer::named(&arguments.next()?)?),
             _ => return None,
         }
     }
