@@ -40,6 +40,9 @@ Examples:
 Nothing else brings a failed task back: a message that is moved in the AWS console from the dead-letter queue
 to the queue is deleted, as every late message of a settled task is.";
 
+/// Characters of a reason in a list.
+const REASON_CHARS_MAX: usize = 160;
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List dead letters, those accepted last first
@@ -167,7 +170,7 @@ impl List {
                 task.attempt.to_string(),
                 task.settled.map(|at| show_ago(at, now)).unwrap_or_default(),
                 if task.redriven > 0 { task.redriven.to_string() } else { String::new() },
-                task.failure.as_ref().map(ToString::to_string).unwrap_or_default(),
+                task.failure.as_ref().map(|failure| brief(failure.to_string())).unwrap_or_default(),
             ]
         };
         session.screen.rows(&listed, &header, row, "no dead letters")?;
@@ -303,4 +306,13 @@ fn in_words(id: TaskId, error: ClientError) -> CliError {
         }
         other => other.into(),
     }
+}
+
+/// As much of a reason as a list has room for; `dead show` shows all of it.
+fn brief(mut reason: String) -> String {
+    if let Some((end, _)) = reason.char_indices().nth(REASON_CHARS_MAX) {
+        reason.truncate(end);
+        reason.push('…');
+    }
+    reason
 }
