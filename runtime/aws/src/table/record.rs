@@ -293,7 +293,7 @@ impl Record {
             spec,
             failure: fields.failure,
             failure_of: fields.failure_of,
-            output: output.map_err(|error| damaged(&error))?,
+            output: output.map_err(|error| damaged(&format!("the output of task {id}: {error}")))?,
             log: fields.log,
             progress: fields.progress,
             checkpoint: fields.checkpoint,
@@ -599,10 +599,13 @@ const fn same(a: &str, b: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_dynamodb::types::AttributeValue;
+    use proptest::prelude::*;
     use rhubarb_core::{
         limits::Limits,
         outcome::Outcome,
         row::{Claim, ClaimTerms, Renewed},
+        table::{PARTITION, SORT},
     };
 
     use super::*;
@@ -764,5 +767,60 @@ mod tests {
         assert!(record.spec_in_the_way().unwrap().is_none());
         record.progress = Some(Progress { done: 1, total: 2, message: Some("m".repeat(400)) });
         assert!(record.spec_in_the_way().unwrap().is_some());
+    }
+
+    fn any_attribute() -> impl Strategy<Value = AttributeValue> {
+        let numbers = ["-1", "0", "4294967296", "9223372036854775807", "-9223372036854775808", "1e400", "", "0.5"];
+        let texts = ["", "null", "{", "[]", "running", "\u{0}", "0198a3c2-7b1e-7d30-9c5f-2f1c8d9e0a4b"];
+        let leaf = prop_oneof![
+            proptest::sample::select(numbers.to_vec()).prop_map(|digits| AttributeValue::N(digits.to_owned())),
+            any::<i64>().prop_map(|number| AttributeValue::N(number.to_string())),
+            proptest::sample::select(texts.to_vec()).prop_map(|text| AttributeValue::S(text.to_owned())),
+            ".{0,40}".prop_map(AttributeValue::S),
+            (1..20_000_usize).prop_map(|count| AttributeValue::S("[".repeat(count))),
+            any::<bool>().prop_map(AttributeValue::Bool),
+            Just(AttributeValue::Null(true)),
+            Just(AttributeValue::Ss(vec!["a".to_owned()])),
+            Just(AttributeValue::B(vec![0, 255].into())),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(AttributeValue::L),
+                proptest::collection::hash_map("[a-z_]{1,8}", inner, 0..4).prop_map(AttributeValue::M),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
+
+        /// What another program, or a newer build, may have put into the table.
+        #[test]
+        fn an_item_with_anything_in_it_is_read_or_named(
+            is_claimed in any::<bool>(),
+            changes in proptest::collection::vec((any::<proptest::sample::Index>(), any_attribute()), 1..5),
+        ) {
+            let record = if is_claimed { claimed() } else { record() };
+            let mut item = record.encode().unwrap();
+            let mut names: Vec<String> = item.keys().filter(|name| ![PARTITION, SORT].contains(&name.as_str())).cloned().collect();
+            names.extend(["output", "failure", "log", "progress", "checkpoint", "permit", "not_before", "ttl"].map(str::to_owned));
+            names.sort();
+            for (index, value) in changes {
+                item.insert(index.get(&names).clone(), value);
+            }
+            match Record::decode(item, NOW.epoch) {
+                Ok(Some(read)) => {
+                    // What is read can be shown, and written again.
+                    prop_assert_eq!(read.id, record.id);
+                    prop_assert!(read.encode().is_ok());
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let told = error.to_string();
+                    prop_assert!(told.contains(&record.id.to_string()), "{}", told);
+                    prop_assert!(told.len() < 30_000, "{} bytes of an error", told.len());
+                }
+            }
+        }
     }
 }
