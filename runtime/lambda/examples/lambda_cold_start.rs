@@ -2,8 +2,8 @@
 //! function's own. The backend is an emulator's, so the network is this machine's.
 //!
 //! ```text
-//! cargo build --profile dist -p rhubarb-lambda && cargo build --profile dist -p maintenance
-//! cargo run -p rhubarb-lambda --example lambda_cold_start -- target/dist/rhubarb-lambda target/dist/maintenance
+//! cargo build --profile bootstrap -p rhubarb-lambda && cargo build --profile dist -p maintenance
+//! cargo run -p rhubarb-lambda --example lambda_cold_start -- target/bootstrap/rhubarb-lambda target/dist/maintenance
 //! ```
 
 use std::{error::Error, ffi::OsString, path::PathBuf, sync::Arc, time::Duration};

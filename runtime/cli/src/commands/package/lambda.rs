@@ -1,7 +1,7 @@
 //! Builds for Lambda: the functions in the project, the host from Rhubarb's own sources.
 //!
-//! Both with the profile `dist`, whose binaries are small, unless another is asked for: a project that has no
-//! `dist` gets ours.
+//! Functions with the profile `dist`, whose binaries are small, unless another is asked for: a project that has no
+//! `dist` gets ours. The host then with `bootstrap`, which makes it smaller still.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,6 +26,8 @@ const HOST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../lambda");
 /// Its package, and its binary.
 const HOST_BINARY: &str = "rhubarb-lambda";
 const DIST: &str = "dist";
+/// The host's, in Rhubarb's own sources, where functions are built with `dist`.
+const HOST_PROFILE: &str = "bootstrap";
 /// The profile of that name, where the project has none.
 const DIST_KEYS: [&str; 5] = [
     r#"profile.dist.inherits="release""#,
@@ -57,7 +59,8 @@ impl Builder<'_> {
         })?;
         let workspace = build::workspace(self.project, self.session).await?;
         self.session.screen.note(format!("building the bootstrap for {}", self.arch));
-        let mut command = self.command(&workspace);
+        let profile = if self.profile == DIST { HOST_PROFILE } else { self.profile };
+        let mut command = self.command(&workspace, profile);
         command.arg("--manifest-path").arg(manifest).args(["--package", HOST_BINARY, "--bin", HOST_BINARY]);
         let messages = output_of(command).await?;
         built(&messages, HOST_BINARY)
@@ -74,7 +77,7 @@ impl Builder<'_> {
         let names: BTreeSet<&str> = binaries.keys().map(String::as_str).collect();
         let listed: Vec<&str> = names.into_iter().collect();
         self.session.screen.note(format!("building for {}: {}", self.arch, listed.join(", ")));
-        let mut command = self.command(&workspace);
+        let mut command = self.command(&workspace, self.profile);
         if self.profile == DIST && !has_dist(&workspace)? {
             command.args(DIST_KEYS.iter().flat_map(|key| ["--config", key]));
         }
@@ -85,11 +88,11 @@ impl Builder<'_> {
         binaries.into_iter().map(|(package, binary)| Ok((package, built(&messages, &binary)?))).collect()
     }
 
-    fn command(&self, workspace: &Workspace) -> Command {
+    fn command(&self, workspace: &Workspace, profile: &str) -> Command {
         let mut command = self.linker.build(self.arch);
         command.current_dir(&self.project.root).args([
             "--profile",
-            self.profile,
+            profile,
             "--message-format=json-render-diagnostics",
         ]);
         command.arg("--target-dir").arg(&workspace.target_directory);
