@@ -10,6 +10,7 @@
 mod figures;
 mod peer;
 mod process;
+mod telemetry;
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,7 @@ max_tasks_per_child = 1
 "#;
 
 const USAGE: &str =
-    "usage: bench [--tasks N] [--rows N] [--only enqueue|1|10|100|latency|processes] [--peer celery-redis|celery-sqs]";
+    "usage: bench [--tasks N] [--rows N] [--only enqueue|1|10|100|latency|processes|telemetry] [--peer celery-redis|celery-sqs]";
 
 /// What the command line asks for.
 struct Options {
@@ -89,6 +90,11 @@ async fn main() {
     }
     if options.wants("processes") {
         processes(&app, &client, &mut figures).await;
+    }
+    // Only where it is asked for: it drains forty times.
+    if options.only.as_deref() == Some("telemetry") {
+        telemetry::costs(&app, &client, "one", 1, options.tasks / 10, &mut figures).await;
+        telemetry::costs(&app, &client, "ten", 10, options.tasks, &mut figures).await;
     }
     figures.print();
     if let Some(peer) = options.peer {
