@@ -24,12 +24,16 @@ fn said() -> Value {
 fn line(log: &mut BufReader<PipeReader>) -> Option<Value> {
     let mut line = String::new();
     let read = log.read_line(&mut line).unwrap();
-    (read > 0).then(|| serde_json::from_str(&line).unwrap_or_else(|_| panic!("a torn record: {line}")))
+    let record = serde_json::from_str(&line);
+    assert!(read == 0 || record.is_ok(), "a torn record: {line}");
+    record.ok()
 }
 
 fn until_said(log: &mut BufReader<PipeReader>, text: &str) -> Value {
     loop {
-        let line = line(log).unwrap_or_else(|| panic!("`{text}` was never logged"));
+        let line = line(log);
+        assert!(line.is_some(), "`{text}` was never logged");
+        let line = line.unwrap();
         if line["message"].as_str().unwrap().contains(text) {
             return line;
         }
