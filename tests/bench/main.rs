@@ -47,8 +47,7 @@ concurrency = 2
 max_tasks_per_child = 1
 "#;
 
-const USAGE: &str =
-    "usage: bench [--tasks N] [--rows N] [--only enqueue|1|10|100|latency|processes|telemetry] [--peer celery-redis|celery-sqs]";
+const USAGE: &str = "usage: bench [--tasks N] [--rows N] [--only enqueue|1|10|100|latency|processes|telemetry] [--peer celery-redis|celery-sqs]";
 
 /// What the command line asks for.
 struct Options {
