@@ -148,14 +148,17 @@ impl Inner {
         }
         // For what a later lease must come back to, should the driver not answer then.
         self.read_one(uuid).await;
-        None
+        self.state().devices.get(uuid).and_then(|device| device.doomed.clone())
     }
 
     async fn read_one(&self, uuid: &str) -> Option<GpuReading> {
         let all = self.source.read().await.ok()?;
         let reading = all.into_iter().find(|reading| reading.uuid == uuid)?;
-        if let Some(device) = self.state().devices.get_mut(uuid) {
-            device.reading = Some(reading.clone());
+        if let Some(device) = self.state().devices.get_mut(uuid)
+            && let Some(reason) = device.read(reading.clone())
+            && device.quarantine.is_none()
+        {
+            device.doomed.get_or_insert(reason);
         }
         Some(reading)
     }

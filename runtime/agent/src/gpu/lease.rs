@@ -64,6 +64,15 @@ impl GpuLease {
         Some(all.into_iter().filter(|reading| self.uuids.contains(&reading.uuid)).collect())
     }
 
+    /// Why no process may have a device after these readings. It goes into quarantine then.
+    fn unfit(&self, uuid: &str, readings: &[GpuReading]) -> Option<String> {
+        let found = match readings.iter().find(|reading| reading.uuid == uuid) {
+            Some(now) => self.pool.state().devices.get_mut(uuid)?.read(now.clone()),
+            None => Some("it no longer answers".into()),
+        };
+        found.map(|reason| self.doom(uuid, reason))
+    }
+
     /// Notes that a device is sick: it goes into quarantine once it is given back.
     fn doom(&self, uuid: &str, reason: String) -> String {
         let told = format!("GPU {uuid} is sick: {reason}");
@@ -106,9 +115,10 @@ impl GpuHold for GpuLease {
     async fn begin(&self) -> Result<(), String> {
         let readings = self.readings().await;
         self.used.store(true, Relaxed);
-        let of = |uuid: &str| readings.as_ref().map(|all| all.iter().find(|reading| reading.uuid == uuid));
-        if let Some(uuid) = self.uuids.iter().find(|uuid| of(uuid) == Some(None)) {
-            return Err(self.doom(uuid, "it no longer answers".into()));
+        if let Some(all) = readings
+            && let Some(told) = self.uuids.iter().find_map(|uuid| self.unfit(uuid, &all))
+        {
+            return Err(told);
         }
         let mut state = self.pool.state();
         for uuid in &self.uuids {
@@ -117,7 +127,7 @@ impl GpuHold for GpuLease {
             // A shared device must come back to what it was before the first; and where the driver cannot be asked
             // for a moment, what was read last counts.
             if is_alone {
-                device.before = of(uuid).flatten().or(device.reading.as_ref()).cloned();
+                device.before = device.reading.clone();
             }
             if let (Some(guard), Some(before)) = (&mut device.guard, &device.before) {
                 guard.write_note(before);

@@ -17,7 +17,7 @@ use std::{
 use rhubarb_core::{
     backend::{WorkerGpu, WorkerGpuState},
     config::{QueueConfig, WithoutGpu},
-    gpu::{GpuAsk, GpuDevice, GpuLeaseId, GpuLedger, GpuReading, GpuSource, GpuState},
+    gpu::{GpuAsk, GpuDevice, GpuLeaseId, GpuLedger, GpuReading, GpuSource, GpuState, sickness},
     ids::TaskId,
 };
 use tokio::{sync::watch, time::Instant};
@@ -407,6 +407,13 @@ impl State {
 impl Device {
     const fn may_be_leased(&self) -> bool {
         self.doomed.is_none() && self.elsewhere.is_none()
+    }
+
+    /// Takes the newest reading. Returns what has made the device sick since the one before: whoever reads it must say
+    /// so, because the next to read sees nothing new.
+    pub(super) fn read(&mut self, now: GpuReading) -> Option<String> {
+        let before = self.reading.replace(now);
+        sickness(&before?, self.reading.as_ref()?)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use rhubarb_core::gpu::{GpuReading, GpuState, sickness};
+use rhubarb_core::gpu::{GpuReading, GpuState};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -124,10 +124,12 @@ impl Inner {
                 }
                 let Some(device) = state.devices.get_mut(&uuid) else { continue };
                 device.missed = if now.is_some() { 0 } else { device.missed.saturating_add(1) };
-                let found = match (&device.reading, now) {
-                    (Some(_), None) if device.missed >= MISSED_MAX => Some("it no longer answers".to_owned()),
-                    (Some(before), Some(now)) => sickness(before, now),
-                    (None, _) | (_, None) => None,
+                let found = match now {
+                    Some(now) => device.read(now.clone()),
+                    None if device.reading.is_some() && device.missed >= MISSED_MAX => {
+                        Some("it no longer answers".to_owned())
+                    }
+                    None => None,
                 };
                 match (found, stands) {
                     (Some(reason), GpuState::Free) => sick.push((uuid, reason)),
@@ -135,9 +137,6 @@ impl Inner {
                         device.doomed.get_or_insert(reason);
                     }
                     (Some(_), GpuState::Quarantined(_)) | (None, _) => {}
-                }
-                if let Some(now) = now {
-                    device.reading = Some(now.clone());
                 }
             }
             for (uuid, _) in &sick {

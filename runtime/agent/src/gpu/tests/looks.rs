@@ -149,6 +149,24 @@ async fn errors_while_a_device_is_leased_make_it_sick_and_a_programs_own_faults_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_error_of_an_idle_device_is_seen_by_whoever_reads_it_first() {
+    let machine = Machine::with(2);
+    let pool = machine.agent("one", Shared::Both).await;
+    machine.gpus.script().xid("GPU-0", 79);
+    let lease = pool.lease(&ask(1)).await.unwrap();
+    assert_eq!(lease.begin().await.unwrap_err(), "GPU GPU-0 is sick: the driver reported Xid 79");
+    drop(lease);
+    looked_at(&pool).await;
+    assert!(machine.confined("GPU-0").unwrap().contains("Xid 79"));
+
+    machine.gpus.script().xid("GPU-1", 79);
+    // Not the watch: a probe of a device that nobody has.
+    assert!(pool.0.state().ledger.set_apart("GPU-1"));
+    pool.0.clone().first_look("GPU-1".into()).await;
+    assert!(machine.confined("GPU-1").unwrap().contains("Xid 79"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_device_that_comes_later_is_probed_and_leased() {
     let machine = Machine::with(1);
     let pool = machine.agent("one", Shared::Both).await;
