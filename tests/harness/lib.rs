@@ -267,6 +267,18 @@ impl AgentProcess {
     }
 }
 
+/// A test that fails tells what its agents logged.
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            while let Ok(line) = self.lines.try_recv() {
+                self.log.push_str(&line);
+            }
+            eprintln!("the agent, process {}, logged:\n{}", self.id(), self.log);
+        }
+    }
+}
+
 /// Enqueues a task of the scripted function.
 #[expect(clippy::expect_used, reason = "a test cannot go on without its task")]
 pub async fn enqueue(client: &Client, task: &str, args: Value, queue: &str) -> TaskId {

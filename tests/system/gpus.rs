@@ -13,7 +13,7 @@ use rhubarb::core::{
 use rhubarb_tests::{
     enqueue,
     gpus::{GpuMachine, all_are_free, comes_to_stand, last_pid},
-    reached, settled, until,
+    is_running, reached, settled, until,
 };
 use rustix::process::{Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
@@ -124,13 +124,16 @@ async fn a_child_in_a_session_of_its_own_keeps_the_device_from_the_next_task() {
     let agent = machine.agent(&["gpu"]).await;
     all_are_free(&client).await;
     let id = enqueue(&client, "on_gpus", json!({"ledger": machine.ledger(), "leak": true}), "one").await;
-    settled(&client, id).await;
+    let detail = settled(&client, id).await;
+    assert_eq!(detail.record.state, State::Succeeded, "{:?}", detail.record.failure);
+    let leaked = last_pid(&machine.ledger().join("leaked")).unwrap();
     let next = machine.on_gpus(&client, "one", 1).await;
     comes_to_stand(&client, "GPU-0", is_set_apart).await;
-    assert_eq!(client.state(next).await.unwrap(), State::Queued);
-    let leaked = last_pid(&machine.ledger().join("leaked")).unwrap();
+    let is_alive = is_running(leaked.as_raw_pid().unsigned_abs());
+    assert_eq!((client.state(next).await.unwrap(), is_alive), (State::Queued, true));
     kill_process(leaked, Signal::KILL).unwrap();
-    assert_eq!(settled(&client, next).await.record.state, State::Succeeded);
+    let detail = settled(&client, next).await;
+    assert_eq!(detail.record.state, State::Succeeded, "{:?}", detail.record.failure);
     agent.stop().await;
 }
 

@@ -136,6 +136,8 @@ impl Gpus {
     /// Lets the devices go. `left` are processes that are known to have outlived the process group.
     async fn let_go(&self, mut left: Vec<u32>) {
         left.extend(with_variable(MARK, &self.mark).await);
+        left.sort_unstable();
+        left.dedup();
         let hold = self.hold.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(hold) = hold {
             if !left.is_empty() {
