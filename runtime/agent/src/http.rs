@@ -10,7 +10,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// An answer that is not there by then is none, unless another bound is asked for. ECS's agent gives up its own calls before that.
+/// An answer that is not there by then is none, unless another bound is asked for. ECS's agent gives up its own calls
+/// before that.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// No answer that is waited for is larger: the metadata of an ECS task with many containers is.
 const BODY_BYTES_MAX: usize = 512 * 1024;

@@ -364,7 +364,7 @@ async fn a_limited_task_costs_two_transactions_and_three_reads_and_its_heartbeat
 async fn a_task_that_only_fails_costs_one_request() {
     let place = place().await;
     place.submit(&with_args(&0)).await;
-    let failed = (TaskId::mint(), String::new(), Failure::new(Failure::POISON, "line 1"));
+    let failed = (TaskId::mint(), Failure::new(Failure::POISON, "line 1"));
     let (buried, cost_of_it) =
         measured(&place, failed.0, place.tasks.bury_poison(&queue(), std::slice::from_ref(&failed))).await;
     only(buried).unwrap();

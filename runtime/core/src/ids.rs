@@ -226,6 +226,14 @@ names! {
     WorkerId, "worker id", 128, b"-_.:@", "letters, digits and `-_.:@`, first a letter or digit, at most 128";
 }
 
+impl TaskName {
+    /// What stands for the name in the row of a message that cannot be read.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        Self("unreadable".into())
+    }
+}
+
 macro_rules! opaque {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*

@@ -87,7 +87,7 @@ impl Net<'_> {
             }
             Err(error) => {
                 let id = TaskId::of_message(&delivery.message);
-                let poison = (id, delivery.body.clone(), poison_failure(&error, &delivery.body));
+                let poison = (id, poison_failure(&error, &delivery.body));
                 let answers = self.backend.tasks().bury_poison(&self.queue.name, &[poison]).await;
                 answers.into_iter().collect::<Result<(), _>>()?;
             }

@@ -88,11 +88,9 @@ async fn bury<B: Backend + ?Sized>(
         return;
     }
     claimed.taken.poisoned = poison.len();
-    let buried: Vec<(TaskId, String, Failure)> = poison
+    let buried: Vec<(TaskId, Failure)> = poison
         .iter()
-        .map(|(_, delivery, error)| {
-            (TaskId::of_message(&delivery.message), delivery.body.clone(), poison_failure(error, &delivery.body))
-        })
+        .map(|(_, delivery, error)| (TaskId::of_message(&delivery.message), poison_failure(error, &delivery.body)))
         .collect();
     let answers = backend.tasks().bury_poison(&policy.queue, &buried).await;
     for ((index, _, _), _) in poison.iter().zip(answers).filter(|(_, answer)| answer.is_ok()) {

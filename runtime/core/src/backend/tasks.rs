@@ -540,7 +540,7 @@ pub trait Tasks: Send + Sync {
     /// # Errors
     ///
     /// Per item: the store cannot be reached.
-    async fn bury_poison(&self, queue: &QueueName, poison: &[(TaskId, String, Failure)]) -> Vec<Result<()>>;
+    async fn bury_poison(&self, queue: &QueueName, poison: &[(TaskId, Failure)]) -> Vec<Result<()>>;
 
     /// Puts the failed rows of tasks that had none, with their last attempt. Where a row is, it stays. Idempotent.
     ///

@@ -78,9 +78,9 @@ impl Tasks for LocalBackend {
         self.each("settle tasks", settlements.to_vec(), |transaction, settlement| transaction.settle(&settlement)).await
     }
 
-    async fn bury_poison(&self, queue: &QueueName, poison: &[(TaskId, String, Failure)]) -> Vec<Result<()>> {
+    async fn bury_poison(&self, queue: &QueueName, poison: &[(TaskId, Failure)]) -> Vec<Result<()>> {
         let queue = queue.clone();
-        self.each("bury messages that cannot be read", poison.to_vec(), move |transaction, (id, _, failure)| {
+        self.each("bury messages that cannot be read", poison.to_vec(), move |transaction, (id, failure)| {
             transaction.bury_poison(&queue, id, &failure).map(Ok)
         })
         .await

@@ -179,10 +179,9 @@ impl Transaction<'_> {
         id: rhubarb_core::ids::TaskId,
         failure: &Failure,
     ) -> Fallible<()> {
-        let Ok(task) = rhubarb_core::ids::TaskName::new("unreadable") else { return Ok(()) };
         let submission = Submission {
             id,
-            task,
+            task: rhubarb_core::ids::TaskName::unreadable(),
             queue: queue.clone(),
             spec: String::new(),
             not_before: None,

@@ -399,22 +399,14 @@ impl Rows {
         self.tell_index(submission.id, now);
     }
 
-    pub(super) fn bury_poison(
-        &mut self,
-        queue: &QueueName,
-        id: TaskId,
-        body: &str,
-        failure: &Failure,
-        now: Now,
-    ) -> Result<()> {
-        let Entry::Vacant(place) = self.rows.entry(id) else { return Ok(()) };
-        let task = TaskName::new("poison").map_err(|error| StoreError::Invalid(error.to_string()))?;
-        let mut stored = Stored::of(task, queue.clone(), body.to_owned(), Row::poisoned(now.epoch));
+    pub(super) fn bury_poison(&mut self, queue: &QueueName, id: TaskId, failure: &Failure, now: Now) {
+        let Entry::Vacant(place) = self.rows.entry(id) else { return };
+        let row = Row::poisoned(now.epoch);
+        let mut stored = Stored::of(TaskName::unreadable(), queue.clone(), String::new(), row);
         stored.failure = Some(failure.clone());
         stored.note_settled(now.epoch);
         place.insert(stored);
         self.tell_index(id, now);
-        Ok(())
     }
 
     pub(super) fn read(&self, id: TaskId, now: Now) -> Option<TaskDetail> {

@@ -128,8 +128,8 @@ impl Tasks for DynamoTasks {
         in_order(settlements.iter().map(|settlement| self.settle_one(settlement)).collect()).await
     }
 
-    async fn bury_poison(&self, queue: &QueueName, poison: &[(TaskId, String, Failure)]) -> Vec<Result<()>> {
-        in_order(poison.iter().map(|(id, _, failure)| self.bury_one(queue, *id, failure)).collect()).await
+    async fn bury_poison(&self, queue: &QueueName, poison: &[(TaskId, Failure)]) -> Vec<Result<()>> {
+        in_order(poison.iter().map(|(id, failure)| self.bury_one(queue, *id, failure)).collect()).await
     }
 
     async fn bury(&self, buried: &[Buried]) -> Vec<Result<()>> {

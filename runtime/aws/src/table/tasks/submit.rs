@@ -11,7 +11,6 @@ use rhubarb_core::{
 use super::DynamoTasks;
 use crate::table::{
     Expression,
-    attributes::damaged,
     record::{KEEP, LOG_IN_ROW_BYTES_MAX, Record},
     rows::{Saved, new_mark},
 };
@@ -93,8 +92,7 @@ impl DynamoTasks {
     pub(super) async fn bury_one(&self, queue: &QueueName, id: TaskId, failure: &Failure) -> Result<()> {
         self.meet(queue).await?;
         let now = self.table.now().await?.epoch;
-        let task = TaskName::new("unreadable").map_err(|error| damaged(&error))?;
-        let mut record = Record::of(id, task, queue.clone(), Row::poisoned(now));
+        let mut record = Record::of(id, TaskName::unreadable(), queue.clone(), Row::poisoned(now));
         record.fail(failure.clone());
         record.close(now, KEEP);
         record.mark = new_mark();

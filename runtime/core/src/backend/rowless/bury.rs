@@ -78,9 +78,7 @@ async fn put_rows<B: Backend + ?Sized>(backend: &B, queue: &QueueName, dead: Vec
         of_tasks.push(matches!(one, Dead::Task(_)));
         match one {
             Dead::Task(task) => buried.push(task.into_buried(queue)),
-            Dead::Unreadable { message, body, failure, .. } => {
-                poison.push((TaskId::of_message(&message), body, failure));
-            }
+            Dead::Unreadable { message, failure, .. } => poison.push((TaskId::of_message(&message), failure)),
         }
     }
     let tasks = backend.tasks();

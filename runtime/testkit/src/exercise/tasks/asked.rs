@@ -134,13 +134,13 @@ async fn only_a_failed_task_is_discarded_and_only_once(case: &Case<'_>) {
 async fn a_message_that_cannot_be_read_gets_a_failed_row_once(case: &Case<'_>) {
     let queue = new_queue();
     let submission = new_submission(&queue);
-    let poison = (submission.id, "{\"not\": an envelope".to_owned(), Failure::new(Failure::POISON, "line 1"));
+    let poison = (submission.id, Failure::new(Failure::POISON, "line 1"));
     for _ in 0..2 {
         only(case.tasks.bury_poison(&queue, std::slice::from_ref(&poison)).await).unwrap();
     }
     let detail = case.read(submission.id).await;
     assert_eq!((detail.record.state, &detail.record.queue), (State::Failed, &queue));
-    assert_eq!(detail.record.failure, Some(poison.2));
+    assert_eq!(detail.record.failure, Some(poison.1));
     assert!(detail.spec.is_none() && detail.attempts.is_empty());
     assert_eq!(case.claim(&submission).await.claim, Claim::Settled);
     assert_refused(case.settle(submission.id, FencingToken(0), Outcome::Succeeded(None)).await, State::Failed);
