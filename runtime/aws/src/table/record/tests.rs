@@ -3,8 +3,9 @@ use proptest::prelude::*;
 use rhubarb_core::{
     limits::Limits,
     outcome::Outcome,
-    row::{Claim, ClaimTerms, Renewed},
-    table::{PARTITION, SORT},
+    row::{AckMode, Claim, ClaimTerms, Renewed},
+    table::{BY_QUEUE, BY_ROOT, BY_STATE, DUE, PARTITION, SORT, TTL},
+    time::LeaseTime,
 };
 
 use super::*;

@@ -5,29 +5,34 @@
 //! allows it. Every answer is an AWS-style JSON error or the thing itself. Lost requests lose nothing:
 //! progress is said again, a checkpoint that was not acknowledged is not referred to.
 
+mod messages;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use rhubarb_core::{
-    backend::{Backend, BlobKey, Cursor, Filter, Progress, Report, StoreError, Submitted, Window, rowless, sha256_hex},
+    backend::{Backend, BlobKey, Cursor, Filter, Progress, Report, StoreError, Submitted, rowless, sha256_hex},
     config::{Config, Grant},
     enqueue::NewTask,
-    envelope::{BlobRef, Trace},
+    envelope::BlobRef,
     ids::{FunctionName, QueueName, TaskId, TaskName, WorkerId},
     row::State,
     time::Timestamp,
-    trace::{TRACEPARENT, TRACESTATE},
 };
 use rhubarb_telemetry::{queues::Queues, spans};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use self::messages::{
+    Answer, Enqueue, Enqueued, ErrorBody, Refusal, blob_key, body, json, now, parent_span, query, refuse_rowless,
+    respond, task_id,
+};
 use crate::{attempt::Attempt, listener::Listener, runtime_api, sweep::Sweep};
 
 /// The largest checkpoint, output or blob that a route takes.
@@ -98,41 +103,6 @@ impl Drop for Registered<'_> {
         }
     }
 }
-
-/// Why a request is refused.
-struct Refusal {
-    status: StatusCode,
-    kind: &'static str,
-    message: String,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, message: message.into() }
-    }
-
-    fn bad(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "InvalidRequest", message)
-    }
-}
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        let (status, kind) = match &error {
-            StoreError::Refused(_) => (StatusCode::CONFLICT, "LeaseLost"),
-            StoreError::NoTask(_) => (StatusCode::NOT_FOUND, "NoTask"),
-            StoreError::NoBlob(_) => (StatusCode::NOT_FOUND, "NoBlob"),
-            StoreError::NoQueue(_) => (StatusCode::NOT_FOUND, "NoQueue"),
-            StoreError::KeyReused { .. } => (StatusCode::CONFLICT, "KeyReused"),
-            StoreError::Invalid(_) => (StatusCode::BAD_REQUEST, "InvalidRequest"),
-            StoreError::DamagedBlob { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "DamagedBlob"),
-            _ => (StatusCode::SERVICE_UNAVAILABLE, "BackendUnavailable"),
-        };
-        Self::new(status, kind, error.to_string())
-    }
-}
-
-type Answer = Result<Response<Bytes>, Refusal>;
 
 #[async_trait]
 impl runtime_api::Routes for ProcessRoutes {
@@ -443,166 +413,4 @@ impl ProcessRoutes {
         answers.into_iter().try_for_each(|answer| answer.map_err(Refusal::from))?;
         Ok(respond(StatusCode::NO_CONTENT, Bytes::new()))
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Enqueue {
-    tasks: Vec<EnqueueOne>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EnqueueOne {
-    task: TaskName,
-    #[serde(default)]
-    args: Option<Box<RawValue>>,
-    queue: Option<QueueName>,
-    /// What the task's type says, below the configuration.
-    type_queue: Option<QueueName>,
-    id: Option<TaskId>,
-    delay_ms: Option<u64>,
-    not_before: Option<Timestamp>,
-    expires: Option<Timestamp>,
-    timeout_ms: Option<u64>,
-    max_attempts: Option<u32>,
-    gpus: Option<u32>,
-    idempotency_key: Option<String>,
-    window_ms: Option<u64>,
-    window: Option<WindowWord>,
-    ordering_key: Option<String>,
-    fairness_key: Option<String>,
-    concurrency_key: Option<String>,
-}
-
-/// A window that is no duration.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum WindowWord {
-    UntilSettled,
-}
-
-impl EnqueueOne {
-    fn into_new_task(self, parent: Option<&Attempt>) -> Result<NewTask, Refusal> {
-        let window = match (self.window, self.window_ms) {
-            (Some(_), Some(_)) => return Err(Refusal::bad("`window` and `window_ms` are both given: keep one")),
-            (Some(WindowWord::UntilSettled), None) => Window::UntilSettled,
-            (None, Some(ms)) => Window::For(Duration::from_millis(ms)),
-            (None, None) => Window::DEFAULT,
-        };
-        let family = parent.map(|parent| (parent.won.id, parent.envelope.root.unwrap_or(parent.won.id)));
-        Ok(NewTask {
-            queue: self.queue,
-            type_queue: self.type_queue,
-            id: self.id,
-            delay: self.delay_ms.map(Duration::from_millis),
-            not_before: self.not_before,
-            expires: self.expires,
-            timeout: self.timeout_ms.map(Duration::from_millis),
-            max_attempts: self.max_attempts,
-            gpus: self.gpus,
-            idempotency_key: self.idempotency_key,
-            window,
-            ordering_key: self.ordering_key,
-            fairness_key: self.fairness_key,
-            concurrency_key: self.concurrency_key,
-            parent: family,
-            ..NewTask::new(self.task, self.args.unwrap_or_else(rhubarb_core::envelope::null))
-        })
-    }
-}
-
-/// What a child task hangs under: the span that the function names by W3C's header, or else the attempt.
-fn parent_span(request: &Request<Bytes>, parent: Option<&Attempt>) -> spans::Context {
-    let header = |name: &str| Some(request.headers().get(name)?.to_str().ok()?.to_owned());
-    let named = Trace { traceparent: header(TRACEPARENT), tracestate: header(TRACESTATE) };
-    let of_attempt = || parent.map(|parent| parent.span.context().clone()).unwrap_or_default();
-    spans::context_of(&named).unwrap_or_else(of_attempt)
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Enqueued {
-    Accepted {
-        id: TaskId,
-        #[serde(skip_serializing_if = "std::ops::Not::not")]
-        existing: bool,
-    },
-    Error {
-        error: ErrorBody,
-    },
-}
-
-#[derive(Serialize)]
-struct ErrorBody {
-    #[serde(rename = "errorType")]
-    kind: &'static str,
-    #[serde(rename = "errorMessage")]
-    message: String,
-}
-
-fn now() -> Timestamp {
-    Timestamp::from_system(SystemTime::now())
-}
-
-fn respond(status: StatusCode, body: Bytes) -> Response<Bytes> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response
-}
-
-fn json(status: StatusCode, body: &impl Serialize) -> Answer {
-    let text = serde_json::to_vec(body).map_err(|error| {
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", format!("cannot write the answer: {error}"))
-    })?;
-    Ok(respond(status, text.into()))
-}
-
-fn body<'a, T: Deserialize<'a>>(request: &'a Request<Bytes>) -> Result<T, Refusal> {
-    serde_json::from_slice(request.body())
-        .map_err(|error| Refusal::bad(format!("the body does not fit this route: {error}")))
-}
-
-fn task_id(text: &str) -> Result<TaskId, Refusal> {
-    text.parse().map_err(|error: rhubarb_core::ids::InvalidName| Refusal::bad(error.to_string()))
-}
-
-/// Refuses to keep what only a row could lead back to.
-fn refuse_rowless(attempt: &Attempt) -> Result<(), Refusal> {
-    let (name, track) = (&attempt.queue.name, attempt.queue.track);
-    if attempt.won.is_rowless() {
-        return Err(Refusal::bad(format!(
-            "queue {name} has track = \"{track}\" and keeps no rows, so nothing would lead the next attempt to a checkpoint: write track = \"full\" in [queues.{name}]"
-        )));
-    }
-    Ok(())
-}
-
-fn blob_key(segments: &[&str]) -> Result<BlobKey, Refusal> {
-    Ok(BlobKey::new(segments.join("/"))?)
-}
-
-/// A value of the query string. Names, numbers and keys need no escapes beyond `%2F`-like ones.
-fn query(request: &Request<Bytes>, name: &str) -> Option<String> {
-    let pairs = request.uri().query()?.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| unescape(value))
-}
-
-fn unescape(value: &str) -> String {
-    let mut out = Vec::with_capacity(value.len());
-    let mut rest = value.as_bytes();
-    while let [byte, after @ ..] = rest {
-        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        match (byte, hex.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
-            (b'%', Some(decoded)) => {
-                out.push(decoded);
-                rest = &after[2..];
-                continue;
-            }
-            (b'+', _) => out.push(b' '),
-            _ => out.push(*byte),
-        }
-        rest = after;
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
