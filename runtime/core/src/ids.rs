@@ -120,7 +120,7 @@ impl FencingToken {
     /// The token of the next holder.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 

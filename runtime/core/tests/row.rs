@@ -76,6 +76,18 @@ fn outcomes() -> Vec<Outcome> {
     [Outcome::Succeeded(None), failed(None), failed(Some(0)), failed(Some(5))].into_iter().chain(others).collect()
 }
 
+/// Only a damaged file holds such a row; who meets it must not end for it.
+#[test]
+fn counters_at_their_end_stay_there() {
+    let end = FencingToken(u64::MAX);
+    let mut row = Row { attempt: u32::MAX, redriven: u32::MAX, fence: end, ..queued() };
+    assert_eq!(claim(&mut row, AckMode::Lease, 3, at(0)), Claim::Won);
+    assert_eq!((row.attempt, row.fence), (u32::MAX, end));
+    row.settle(end, &failed(None), at(1), &LIMITS).unwrap();
+    row.redrive(at(2).epoch).unwrap();
+    assert_eq!((row.state, row.redriven), (State::Queued, u32::MAX));
+}
+
 mod table {
     use super::*;
 

@@ -221,7 +221,7 @@ impl Transaction<'_> {
     /// Hides a message that is being received, and returns its delivery.
     pub(crate) fn receive_message(&self, message: Message, visibility: Duration) -> Fallible<Delivery> {
         let now = self.epoch();
-        let receives = message.receives + 1;
+        let receives = message.receives.saturating_add(1);
         let first_received = message.first_received.unwrap_or(now);
         self.prepare(
             "update message set visible_at = ?2, receives = ?3, received = ?4, first_received = ?5 where seq = ?1",
@@ -263,7 +263,7 @@ impl Transaction<'_> {
     /// Notes one more receipt of a row's doorbell, which hides it.
     pub(crate) fn count_receipt(&self, record: &mut Record, visibility: Duration) {
         let now = self.epoch();
-        record.bell.receives += 1;
+        record.bell.receives = record.bell.receives.saturating_add(1);
         record.bell.received = Some(now);
         record.bell.first_received.get_or_insert(now);
         record.bell.at = Some(now.after(visibility).as_millis());

@@ -57,7 +57,7 @@ impl Window {
     pub(super) fn remove(&mut self, rate: Rate, at: Timestamp) {
         let slice = slice_of(rate, at);
         if let Ok(place) = self.0.binary_search_by_key(&slice, |(slice, _)| *slice) {
-            self.0[place].1 -= 1;
+            self.0[place].1 = self.0[place].1.saturating_sub(1);
             if self.0[place].1 == 0 {
                 self.0.remove(place);
             }

@@ -91,7 +91,7 @@ impl Row {
         let Some(state) = self.state.after(step) else { return Claim::Settled };
         self.state = state;
         self.fence = self.fence.next();
-        self.attempt += 1;
+        self.attempt = self.attempt.saturating_add(1);
         // A queue that allows fewer attempts than before does not take back the one that begins now.
         self.max_attempts = self.max_attempts.min(terms.max_attempts).max(self.attempt);
         self.hold = Some(Hold {
@@ -368,7 +368,7 @@ impl Row {
         self.fence = self.fence.next();
         self.hold = None;
         self.attempt = 0;
-        self.redriven += 1;
+        self.redriven = self.redriven.saturating_add(1);
         self.interruptions = 0;
         self.snoozes = 0;
         self.queued_at = now;
