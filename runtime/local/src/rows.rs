@@ -34,10 +34,11 @@ const SETTLEMENT: &str = "update task set state = ?2, flags = ?6, last_ended = ?
     settled_at = ?28, forget_at = ?29 where seq = ?1";
 const SETTLEMENT_WITH_OUTPUT: &str = "update task set state = ?2, flags = ?6, last_ended = ?26, last_outcome = ?27, \
     settled_at = ?28, forget_at = ?29, output = ?32 where seq = ?1";
-/// The same for a row that was not read again: only where it is as it was claimed.
+/// The same for a row that was not read again: only where it is as it was claimed. One that fell silent was rung for
+/// before its holder came back, and its doorbell goes too.
 const SUCCESS: &str = "update task set state = ?2, flags = ?6, last_ended = ?26, last_outcome = ?27, \
     settled_at = ?28, forget_at = ?29, output = ?32 where seq = ?1 and id = ?33 and state = 3 and fence = ?3 \
-    and flags = ?34";
+    and flags = ?34 and bell_at is null";
 const CLAIM: &str = "update task set state = ?2, fence = ?3, attempt = ?4, max_attempts = ?5, flags = ?6, \
     lease_boot = ?14, lease_until = ?15, lease_ms = ?16, bell_at = ?17, bell_receives = ?19, bell_received = ?20, \
     bell_first_received = ?21, last_fence = ?22, last_attempt = ?23, last_worker = ?24, last_started = ?25, \

@@ -230,3 +230,12 @@ proptest! {
         prop_assert_eq!(runtime.block_on(play(&verbs)), Vec::<String>::new());
     }
 }
+
+#[tokio::test]
+async fn a_holder_that_comes_back_after_its_task_was_rung_for_leaves_no_doorbell_behind() {
+    let submit = Verb::Submit { queue: 0, delay: 0, keyed: false, long: false };
+    let take = Verb::Take { queue: 0, ack: AckMode::Lease, max: 1 };
+    let falls_silent = [submit, take, Verb::Advance { seconds: 31 }, Verb::Sweep];
+    let comes_back = [Verb::Renew { which: 0 }, Verb::Finish { which: 0, outcome: 0 }];
+    assert_eq!(play(&[&falls_silent[..], &comes_back].concat()).await, Vec::<String>::new());
+}
