@@ -47,12 +47,13 @@ impl Dev {
     pub(crate) async fn run(self, session: &Session) -> Result<()> {
         let mut project = session.project()?;
         project.warn();
+        // What would keep it from starting is told before minutes of building.
+        let backend = project.open(session.global.endpoint_url.as_deref()).await?;
+        let _alone = project.lock("dev")?;
         if !self.no_build {
             let built = build::functions(&project, Profile::own(), session).await?;
             project.config = Arc::new(built);
         }
-        let backend = project.open(session.global.endpoint_url.as_deref()).await?;
-        let _alone = project.lock("dev")?;
         let mut signals = StopSignals::listen()?;
         let workers: Vec<WorkerConfig> = served(&project, project.config.workers.values(), self.feed_lambda)?;
         let starting = start(session, &project, &backend, workers, self.feed_lambda);

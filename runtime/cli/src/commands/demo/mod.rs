@@ -73,12 +73,13 @@ impl Demo {
         let mut project = session.project()?;
         let workers = workers(&project.config)?;
         let workers = dev::served(&project, workers.iter(), self.feed_lambda)?;
+        // What would keep it from starting is told before minutes of building.
+        let backend = project.open(session.global.endpoint_url.as_deref()).await?;
+        let _alone = project.lock("dev")?;
         if !self.no_build {
             project.config = Arc::new(build::functions(&project, Profile::Release, session).await?);
         }
         project.config = Arc::new(quickened(&project.config, session));
-        let backend = project.open(session.global.endpoint_url.as_deref()).await?;
-        let _alone = project.lock("dev")?;
         let client = Client::new(Arc::clone(&backend), Arc::clone(&project.config));
         tell_leftovers(session, &client).await?;
 
