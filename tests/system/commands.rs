@@ -59,9 +59,13 @@ async fn dev_runs_every_worker_and_a_second_one_is_refused() {
     let app = App::over(COMMANDS, false);
     let client = app.client().await;
     let dev = rhubarb_tests::AgentProcess::start(app.command(&["dev"])).await;
+    // It is told before anything is built: this cannot be.
+    let config = app.path().join("rhubarb.toml");
+    let unbuilt = "\n[functions.unbuilt]\npackage = \"no-such-package\"\n";
+    std::fs::write(&config, std::fs::read_to_string(&config).unwrap() + unbuilt).unwrap();
     let second = app.run(&["dev"]).await;
     assert_ne!(second.code, Some(0));
-    assert!(second.stderr.contains("dev"), "{}", second.stderr);
+    assert!(second.stderr.contains("dev") && !second.stderr.contains("no-such-package"), "{}", second.stderr);
     let id = enqueue(&client, "noop", json!({}), "high").await;
     assert_eq!(settled(&client, id).await.record.state, State::Succeeded);
     let (status, log) = dev.stop().await;

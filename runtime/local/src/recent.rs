@@ -1,9 +1,9 @@
 //! The rows that this process has claimed lately, so that a success need not read its row again.
 //!
 //! Only rows that are held and nothing more are remembered (no cancellation asked, no permit, no key), and what is
-//! remembered decides nothing: the statement that writes a success names the fencing token, the state and the
-//! flags, and where the row has others by now, it changes nothing and the row is read. Lost by a crash, and of no
-//! use then.
+//! remembered decides nothing: the statement that writes a success asks for the fencing token, the state, the flags and
+//! that no doorbell is out, and where the row stands otherwise by now, it changes nothing and the row is read. Lost by
+//! a crash, and of no use then.
 
 use std::collections::HashMap;
 

@@ -196,7 +196,7 @@ pub(super) fn query(request: &Request<Bytes>, name: &str) -> Option<String> {
     pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| unescape(value))
 }
 
-pub(super) fn unescape(value: &str) -> String {
+fn unescape(value: &str) -> String {
     let mut out = Vec::with_capacity(value.len());
     let mut rest = value.as_bytes();
     while let [byte, after @ ..] = rest {
